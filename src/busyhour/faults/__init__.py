@@ -1,0 +1,1 @@
+"""Harms with a proof of effect, undone and verified on every way out."""

@@ -1,0 +1,388 @@
+"""The journal: what a run did and saw, in one SQLite file; the only thing that doing and judging share.
+
+Written in WAL mode by one thread off the event loop, four commits a second: a SIGKILL costs at most the last second. A
+journal that was closed is a single plain file; one whose run was killed has its `-wal` file beside it, and opens too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from busyhour.errors import JournalError
+from busyhour.model import JSON, Mark, Operation, Sample
+
+FORMAT_VERSION = 1  # kept as user_version; raised with every change an older reader would misread
+_APPLICATION_ID = 0x62757379  # "busy": tells our files from anybody else's SQLite
+_COMMIT_SECONDS = 0.25
+_WAITING_MAX = 100_000  # rows: about 50 MB, some ten seconds of a stalled disk at a heavy load
+_BATCH = 5_000
+_LOCKED_SECONDS = 30.0  # somebody may look at a live journal with a tool that locks it
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE operations (
+    id TEXT NOT NULL, kind TEXT NOT NULL, phase TEXT NOT NULL,
+    due_ns INTEGER NOT NULL, began_ns INTEGER, ended_ns INTEGER,
+    outcome TEXT NOT NULL, parent TEXT NOT NULL, who TEXT NOT NULL, detail TEXT NOT NULL
+);
+CREATE INDEX operations_by_kind ON operations (kind, due_ns);
+CREATE TABLE samples (
+    at_ns INTEGER NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, value REAL, count INTEGER NOT NULL
+);
+CREATE INDEX samples_by_name ON samples (source, name, at_ns);
+CREATE TABLE marks (at_ns INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE INDEX marks_by_kind ON marks (kind, at_ns);
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {FORMAT_VERSION};
+COMMIT;
+"""
+_INSERT = {
+    "meta": "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+    "operations": "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "samples": "INSERT INTO samples VALUES (?, ?, ?, ?, ?)",
+    "marks": "INSERT INTO marks VALUES (?, ?, ?, ?)",
+}
+_Cell: TypeAlias = str | int | float | None
+_Row: TypeAlias = tuple[_Cell, ...]
+
+
+class Journal:
+    """Appends to a journal; `Journal.create` makes one. Calls belong to one thread; none of them waits for the disk.
+
+    As soon as the file cannot be written (disk full, read-only), `on_failure` is called with a JournalError, once and
+    from the writer's thread, so that a run can stop at once; from then on `append` and `close` raise it. What was
+    committed before stays readable.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.on_failure: Callable[[BaseException], None] | None = None
+        self._writing: Future[None] = Future()
+        self._connection = connection
+        self._waiting: deque[tuple[str, _Row]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._overrun = False
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], meta: Mapping[str, JSON]) -> Journal:
+        """A new journal. Raises JournalError when the file exists already or cannot be made."""
+        path = Path(path)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+        except FileExistsError:
+            raise JournalError(f"{path} exists already; a journal is never overwritten: give another name") from None
+        except OSError as error:
+            raise JournalError(f"{path} cannot be created: {error.strerror}") from None
+        connection = sqlite3.connect(path, _LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            # The schema is written before WAL begins, so that the file itself always says what it is.
+            connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")
+            # Without a sync at each commit, a commit survives our death though not a power failure.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executemany(_INSERT["meta"], [(key, _json(value)) for key, value in meta.items()])
+        except sqlite3.Error as error:
+            connection.close()
+            raise JournalError(f"{path} cannot be written: {_words(error)}") from None
+        return cls(path, connection)
+
+    def append(self, entry: Operation | Sample | Mark) -> None:
+        """Hand it to the writer. It is on disk within a second.
+
+        Raises JournalError when the writer has failed, and when 100,000 entries are waiting because the disk does not
+        keep up: nothing is dropped silently, the run has to end. TypeError for a detail that is no JSON.
+        """
+        self._enqueue(*_row(entry))
+
+    def set_meta(self, key: str, value: JSON) -> None:
+        """Set or replace one key of `Run.meta`. Raises as `append` does."""
+        self._enqueue("meta", (key, _json(value)))
+
+    def close(self) -> None:
+        """Write all that waits and leave a single file. Raises the writer's JournalError. Once closed, does nothing."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._writing.result()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _enqueue(self, table: str, row: _Row) -> None:
+        if self._closing:
+            raise JournalError(f"{self.path} is closed")
+        if self._writing.done():
+            self._writing.result()
+        if len(self._waiting) >= _WAITING_MAX:
+            self._overrun = True
+            self._wake.set()
+            raise JournalError(self._overrun_words())
+        self._waiting.append((table, row))
+
+    def _overrun_words(self) -> str:
+        return f"{self.path}: the disk does not keep up, {_WAITING_MAX:,} entries are waiting; use a faster disk"
+
+    def _write(self) -> None:
+        """The thread. Whatever ends it is handed out: nobody looks into a thread."""
+        try:
+            self._write_until_closed()
+        except sqlite3.Error as error:
+            words = f"{self.path} cannot be written: {_words(error)}; what was written before can be read"
+            self._fail(JournalError(words))
+        except BaseException as error:  # forwarded, not swallowed: append() and close() raise it
+            self._fail(error)
+        else:
+            self._writing.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        self._writing.set_exception(error)
+        if self.on_failure is not None:
+            self.on_failure(error)
+
+    def _write_until_closed(self) -> None:
+        try:
+            while not self._closing:
+                self._wake.wait(_COMMIT_SECONDS)
+                self._wake.clear()
+                self._commit_waiting()
+                if self._overrun:
+                    raise JournalError(self._overrun_words())
+            self._commit_waiting()  # what came between the last look and the closing
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            self._connection.close()
+
+    def _commit_waiting(self) -> None:
+        for _ in range(1 + _WAITING_MAX // _BATCH):  # bounded: a close must not chase a busy appender for ever
+            rows: dict[str, list[_Row]] = {}
+            for _ in range(min(len(self._waiting), _BATCH)):
+                table, row = self._waiting.popleft()
+                rows.setdefault(table, []).append(row)
+            if not rows:
+                return
+            with self._connection:
+                self._connection.execute("BEGIN")
+                for table, batch in rows.items():
+                    self._connection.executemany(_INSERT[table], batch)
+
+
+class StoredRun:
+    """A model.Run read from a journal; `open_run` makes one. Close it, or use it as a context manager.
+
+    Whatever shows while reading that the file is damaged raises JournalError.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._meta: dict[str, JSON] = {
+            str(key): self._parsed(value) for key, value in self._rows("SELECT key, value FROM meta")
+        }
+
+    @property
+    def meta(self) -> Mapping[str, JSON]:
+        return self._meta
+
+    def operations(self, kind: str, phase: str | None = None) -> Sequence[Operation]:
+        """In order of `due_ns`, then as they were appended; all phases when `phase` is None."""
+        rows = self._rows(
+            "SELECT id, kind, phase, due_ns, began_ns, ended_ns, outcome, parent, who, detail FROM operations"
+            " WHERE kind = ?1 AND (?2 IS NULL OR phase = ?2) ORDER BY due_ns, rowid",
+            kind,
+            phase,
+        )
+        return [
+            Operation(
+                id=row[0],
+                kind=row[1],
+                phase=row[2],
+                due_ns=row[3],
+                began_ns=row[4],
+                ended_ns=row[5],
+                outcome=row[6],
+                parent=row[7],
+                who=row[8],
+                detail=self._detail(row[9]),
+            )
+            for row in rows
+        ]
+
+    def samples(self, source: str, name: str, phase: str | None = None) -> Sequence[Sample]:
+        """In order of `at_ns`. Of a phase: those between its marks, both included; to the end of a phase cut short."""
+        query = "SELECT at_ns, source, name, value, count FROM samples WHERE source = ? AND name = ?"
+        order = " ORDER BY at_ns, rowid"
+        if phase is None:
+            rows = self._rows(query + order, source, name)
+        else:
+            window = " AND at_ns BETWEEN ? AND ?"
+            rows = [
+                row
+                for began_ns, ended_ns in self._windows(phase)
+                for row in self._rows(query + window + order, source, name, began_ns, ended_ns)
+            ]
+        nan = float("nan")  # which SQLite keeps as NULL
+        return [Sample(row[0], row[1], row[2], nan if row[3] is None else row[3], row[4]) for row in rows]
+
+    def marks(self, kind: str) -> Sequence[Mark]:
+        """In order of `at_ns`."""
+        rows = self._rows("SELECT at_ns, kind, name, detail FROM marks WHERE kind = ? ORDER BY at_ns, rowid", kind)
+        return [Mark(row[0], row[1], row[2], self._detail(row[3])) for row in rows]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> StoredRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _windows(self, phase: str) -> list[tuple[int, int]]:
+        ends = [mark.at_ns for mark in self.marks("phase.ended") if mark.name == phase]
+        begins = [mark.at_ns for mark in self.marks("phase.began") if mark.name == phase]
+        never = 2**63 - 1
+        return [(began, min((end for end in ends if end >= began), default=never)) for began in begins]
+
+    def _detail(self, text: str) -> Mapping[str, JSON]:
+        detail = self._parsed(text) if text != "{}" else {}
+        if not isinstance(detail, Mapping):
+            raise JournalError(f"{self._path} is damaged: a detail is no JSON object")
+        return detail
+
+    def _parsed(self, text: str) -> JSON:
+        try:
+            parsed: JSON = json.loads(text)
+        except ValueError as error:
+            raise JournalError(f"{self._path} is damaged: {error}") from None
+        return parsed
+
+    def _rows(self, query: str, *parameters: _Cell) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _unreadable(self._path, error) from None
+
+
+def open_run(path: str | os.PathLike[str]) -> StoredRun:
+    """Read a journal, of a finished run or of a killed one. Read-only.
+
+    Raises JournalError when it is missing, foreign, from a newer format, truncated or corrupt.
+    """
+    path = Path(path)
+    _check_header(path)
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path} cannot be opened: {_words(error)}") from None
+    try:
+        _check_content(path, connection)
+        return StoredRun(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check_header(path: Path) -> None:
+    if path.is_dir():
+        raise JournalError(f"{path} is a directory; name the journal in it")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(16)
+    except FileNotFoundError:
+        raise JournalError(f"there is no journal {path}") from None
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {error.strerror}") from None
+    if not magic:
+        raise JournalError(f"{path} is empty: its run did not get as far as to begin")
+    if magic != b"SQLite format 3\0":
+        raise JournalError(f"{path} is no journal of busyhour (it is not SQLite)")
+
+
+def _check_content(path: Path, connection: sqlite3.Connection) -> None:
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION_ID:
+            raise JournalError(f"{path} is no journal of busyhour (it is another program's SQLite file)")
+        if version > FORMAT_VERSION:
+            raise JournalError(
+                f"{path} was written by a newer busyhour: its format is {version}, this one reads {FORMAT_VERSION}; "
+                "upgrade busyhour to read it"
+            )
+        problems = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from None
+    if problems != [("ok",)]:
+        raise JournalError(f"{path} is damaged: {' '.join(str(problems[0][0]).split())}")
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> JournalError:
+    """The file itself is at fault, or its surroundings: a `-wal` beside it needs a directory we may write to."""
+    name = getattr(error, "sqlite_errorname", "")
+    surroundings = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_PERM", "SQLITE_AUTH")
+    if name.startswith(surroundings):
+        return JournalError(f"{path} cannot be opened: {_words(error)}; copy it to a directory you can write to")
+    return JournalError(f"{path} is damaged: {_words(error)}")
+
+
+def _row(entry: Operation | Sample | Mark) -> tuple[str, _Row]:
+    match entry:
+        case Sample():
+            return "samples", (entry.at_ns, _text(entry.source), _text(entry.name), entry.value, entry.count)
+        case Mark():
+            return "marks", (entry.at_ns, _text(entry.kind), _text(entry.name), _json(entry.detail))
+        case Operation():
+            return "operations", (
+                _text(entry.id),
+                _text(entry.kind),
+                _text(entry.phase),
+                entry.due_ns,
+                entry.began_ns,
+                entry.ended_ns,
+                _text(entry.outcome),
+                _text(entry.parent),
+                _text(entry.who),
+                _json(entry.detail),
+            )
+
+
+def _text(text: str) -> str:
+    """What the far end sent us may hold half a surrogate pair, which no UTF-8 file can."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _json(value: JSON) -> str:
+    return json.dumps(value, separators=(",", ":"), default=_plain) if value != {} else "{}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{value!r} is no JSON")
+
+
+def _words(error: Exception) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    return f"{error} ({name})" if name else str(error)

@@ -1,0 +1,1 @@
+"""Readings of what runs: the services' processes, and the harness itself."""
