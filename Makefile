@@ -1,0 +1,47 @@
+# make run    the main job: calls the reference agent and judges it
+# make test   everything CI runs: ruff, mypy, the tests
+# make check  ruff and mypy only          make bench  the benchmarks of docs/benchmarks.md
+# make lock   the hashed requirements anew, after a change of dependencies in a pyproject.toml
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test check bench lock clean
+
+run: $(VENV)/.ready-run
+	$(BIN)/busyhour run plans/telephone.py
+
+test: check
+	$(BIN)/pytest -n 2 --maxprocesses=2
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-run
+	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busyhour needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-run: $(BIN)/python requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e systems/voice_agent
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready-run requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+lock: $(VENV)/.ready-dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--no-annotate pyproject.toml systems/voice_agent/pyproject.toml requirements/build.in -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--no-annotate --extra dev pyproject.toml systems/voice_agent/pyproject.toml requirements/build.in -o requirements/dev.txt \
+		--constraint requirements/run.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

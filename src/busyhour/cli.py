@@ -1,0 +1,247 @@
+"""The command line: run, judge, report, prove, call.
+
+Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
+130 interrupted before anything was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from busyhour import __version__, controls, timeline
+from busyhour.clock import wall_time
+from busyhour.conduct import conduct
+from busyhour.errors import BusyhourError, JournalError, PlanError
+from busyhour.gates import Judgement, judge
+from busyhour.journal import open_run
+from busyhour.model import EXIT_CODE, Run
+from busyhour.planfile import PlanFile, load
+from busyhour.reports import json as json_report
+from busyhour.reports import junit, text
+
+REPORTERS: Mapping[str, Callable[[Run, Judgement, TextIO], None]] = {
+    "text": text.report,
+    "json": json_report.report,
+    "junit": junit.report,
+}
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Expected failures are one clear message on stderr, never a traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BaseException as error:
+        expected = _expected(error)
+        if expected is None:
+            traceback.print_exc()
+            _complain("this is a bug of busyhour's own; please report it with the lines above")
+            return BusyhourError.exit_code
+        _complain(str(expected))
+        return expected.exit_code
+
+
+def _expected(error: BaseException) -> BusyhourError | None:
+    """The expected failure in an error or in a group of them, if all of it was expected."""
+    if isinstance(error, BusyhourError):
+        return error
+    if isinstance(error, BaseExceptionGroup) and all(_expected(e) is not None for e in error.exceptions):
+        return _expected(error.exceptions[0])
+    if isinstance(error, SystemExit):
+        raise error
+    return None
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"busyhour: {message}\n")
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    file = load(Path(arguments.plan), _options(arguments))
+    reports = _reports(arguments)
+    stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
+    journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
+    console = _console()
+    conducted = conduct(file, file.plan, journal=journal, seed=arguments.seed, console=console, title=file.path.stem)
+    if conducted.stopped is not None:
+        console.print(f"The run was cut short: {conducted.stopped}", highlight=False, soft_wrap=True, markup=False)
+    code = _judged(file, journal, [("text", sys.stdout), *reports])
+    sys.stdout.write(f"\njournal: {journal}\n")
+    return code
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    journal = Path(arguments.journal)
+    return _judged(_plan_of(journal, arguments), journal, [("text", sys.stdout)])
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    journal = Path(arguments.journal)
+    file = _plan_of(journal, arguments)
+    out = sys.stdout if arguments.output is None else _opened(Path(arguments.output))
+    return _judged(file, journal, [(arguments.format, out)])
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    file = load(Path(arguments.plan), _options(arguments))
+    console = _console()
+    with tempfile.TemporaryDirectory(prefix="busyhour-prove-") as temporary:
+        folder = Path(arguments.journals or temporary)
+        proofs = controls.prove(file, only=arguments.only, folder=folder, seed=arguments.seed, console=console)
+    for proof in proofs:
+        sys.stdout.write(f"{proof.status.upper():9} {proof.gate}\n")
+        if proof.status != "proven":
+            sys.stdout.write(f"          {proof.because}\n")
+    kept = controls.keep(file, proofs)
+    unproven = sum(proof.status != "proven" for proof in proofs)
+    sys.stdout.write(f"\n{len(proofs) - unproven} of {len(proofs)} gates are proven; kept in {kept}\n")
+    return 1 if unproven else 0
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    return timeline.call(
+        arguments.url, says=arguments.say, patience_seconds=arguments.patience, codec=arguments.codec, out=sys.stdout
+    )
+
+
+# ---------------------------------------------------------------- their parts
+
+
+def _judged(file: PlanFile, journal: Path, reports: Sequence[tuple[str, TextIO]]) -> int:
+    with open_run(journal) as run:
+        judgement = judge(file.plan, run)
+        for name, out in reports:
+            try:
+                REPORTERS[name](run, judgement, out)
+            finally:
+                if out is not sys.stdout:
+                    out.close()
+    return EXIT_CODE[judgement.outcome]
+
+
+def _plan_of(journal: Path, arguments: argparse.Namespace) -> PlanFile:
+    """The plan that judges a journal: the one given, or the one it was made by."""
+    with open_run(journal) as run:
+        meta = run.meta
+    recorded, options = meta.get("plan"), meta.get("options")
+    if not arguments.plan and not isinstance(recorded, str):
+        raise JournalError(f"{journal}: it does not say which plan made it; give the plan with --plan")
+    path = Path(arguments.plan or str(recorded))
+    if not arguments.plan and not path.exists():
+        raise PlanError(f"{path}: the plan that made {journal} is no longer there; give another with --plan")
+    chosen = _options(arguments) or ({str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {})
+    file = load(path, chosen)
+    if file.source != meta.get("source"):
+        _complain(f"note: {path} has changed since {journal} was made; it is judged by the plan as it is now")
+    return file
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, str]:
+    pairs = [option.partition("=") for option in arguments.option]
+    if wrong := [name for name, equals, _ in pairs if not equals or not name]:
+        raise PlanError(f"--option {wrong[0]}: write it as NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _reports(arguments: argparse.Namespace) -> list[tuple[str, TextIO]]:
+    """Where else to report to, opened before the run: what cannot be written is known before it is made."""
+    return [
+        (name, _opened(Path(path)))
+        for name, path in (("json", arguments.json), ("junit", arguments.junit))
+        if path is not None
+    ]
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise JournalError(f"{path}: the report cannot be written there: {error.strerror}") from None
+
+
+def _console() -> Console:
+    return Console(file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="busyhour",
+        description="Pre-production verification for voice agents: calls your agent, through faults, and judges it.",
+        epilog="exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid, 64 plan, 66 journal, 69 service",
+    )
+    parser.add_argument("--version", action="version", version=f"busyhour {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, act: Callable[[argparse.Namespace], int], about: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=act)
+        return sub
+
+    def plan_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the plan's own"
+        )
+
+    run = command("run", _run, "carry out a plan and judge it", "busyhour run plans/telephone.py --junit verdicts.xml")
+    run.add_argument("plan", help="the plan file")
+    plan_options(run)
+    run.add_argument("--journal", help="where to write what happened (default: runs/PLAN-TIME.journal)")
+    run.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
+    run.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
+    run.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+
+    again = command("judge", _judge, "judge a journal again", "busyhour judge runs/telephone-20261120T101500.journal")
+    again.add_argument("journal")
+    again.add_argument("--plan", help="judge by this plan (default: the one that made the journal)")
+    plan_options(again)
+
+    report = command("report", _report, "write a report of a journal", "busyhour report runs/x.journal --format junit")
+    report.add_argument("journal")
+    report.add_argument("--plan", help="judge by this plan (default: the one that made the journal)")
+    report.add_argument("--format", choices=REPORTERS, default="text")
+    report.add_argument("--output", metavar="FILE", help="(default: standard output)")
+    plan_options(report)
+
+    prove = command(
+        "prove", _prove, "show that every gate can fail", "busyhour prove plans/telephone.py --only barge-in"
+    )
+    prove.add_argument("plan", help="the plan file")
+    plan_options(prove)
+    prove.add_argument("--only", default="", metavar="TEXT", help="only gates whose name contains this")
+    prove.add_argument("--journals", metavar="FOLDER", help="keep the controls' journals here")
+    prove.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
+
+    call = command("call", _call, "place one call and print its timeline", timeline.EXAMPLE)
+    call.add_argument("url", help="ws:// URL of an agent that speaks Telnyx media streams")
+    call.add_argument(
+        "--say", action="append", default=[], metavar="TEXT", help="an utterance's name, a text, or a .wav"
+    )
+    call.add_argument(
+        "--patience", type=float, default=6.0, metavar="SECONDS", help="to wait for each answer (default 6)"
+    )
+    call.add_argument("--codec", choices=("PCMU", "PCMA", "L16"), default="PCMU")
+    return parser

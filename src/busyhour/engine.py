@@ -1,0 +1,310 @@
+"""Executes a plan: starts the services, lets operations arrive, injects the faults, and writes it all down.
+
+The only starter of tasks. Arrivals are open: what is due starts when it is due, however the system fares; what cannot
+be started is counted. Stopping is cancelling: every service, fault and call is a context manager, so whichever way a
+run ends - its plan, a signal, a dead service, our own bug - everything is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Protocol
+
+from busyhour.clock import SystemClock
+from busyhour.errors import ServiceError
+from busyhour.model import (
+    JSON,
+    MS,
+    SECOND,
+    Arrival,
+    Clock,
+    Due,
+    Endpoint,
+    Mark,
+    Metered,
+    Operation,
+    Phase,
+    Plan,
+    Proof,
+    Sample,
+    Service,
+    Witness,
+)
+from busyhour.probes.loop import LoopMeter
+from busyhour.services import Mortal
+
+WATCH_SECONDS = 1.0  # how often meters, probes and witnesses are read, and deaths noticed
+WITNESS_SECONDS = 5.0  # a twin that does not tell what it saw within this is not waited for
+
+
+class Notebook(Protocol):
+    """What the engine needs of a journal."""
+
+    def append(self, record: Operation | Sample | Mark) -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is going on, for whoever watches; the engine alone writes it."""
+
+    phase: str = ""
+    phase_number: int = 0
+    phases: int = 0
+    began_ns: int = 0
+    started: int = 0
+    finished: int = 0
+    failed: int = 0
+    dropped: int = 0
+    turns: int = 0
+    missed: int = 0
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=500))
+    lateness_p99_ms: float | None = None
+    doing: str = "starting"
+
+    @property
+    def in_progress(self) -> int:
+        return self.started - self.finished
+
+    def quantile_ms(self, q: float) -> float | None:
+        """A running quantile of the last turns' response latency: to look at, never to judge by."""
+        ordered = sorted(self.latencies_ms)
+        return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+
+    def enter(self, phase: Phase, number: int, at_ns: int) -> None:
+        self.phase, self.phase_number, self.began_ns = phase.name, number, at_ns
+        self.started = self.finished = self.failed = self.dropped = self.turns = self.missed = 0
+        self.latencies_ms.clear()
+        self.doing = "calling"
+
+    def note(self, operation: Operation) -> None:
+        if operation.kind == "call":
+            self.failed += operation.outcome != "ok"
+        elif operation.kind == "turn":
+            self.turns += 1
+            self.missed += operation.ended_ns is None
+            if operation.ended_ns is not None:
+                self.latencies_ms.append(max(0, operation.ended_ns - operation.due_ns) / MS)
+
+
+class Stopped(Exception):
+    """The run was stopped before its plan was done; `why` is in the journal too."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
+
+
+class Execution:
+    """One execution of one plan. `await execute()` once; `stop(why)` from the loop ends it early, in order."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        notebook: Notebook,
+        *,
+        clock: Clock | None = None,
+        seed: int = 0,
+        on_started: Callable[[Mapping[str, Endpoint]], None] = lambda endpoints: None,
+    ) -> None:
+        self.progress = Progress(phases=len(plan.phases))
+        self._plan, self._notebook, self._seed = plan, notebook, seed
+        self._clock = clock or SystemClock()
+        self._on_started = on_started
+        self._endpoints: dict[str, Endpoint] = {}
+        self._stopping: str | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._phase_began: list[tuple[int, str]] = []
+        self._dropped_unwritten = 0
+
+    async def execute(self) -> None:
+        """Execute the plan. Raises Stopped if it was stopped, ServiceError if a service did not start, JournalError if
+        the journal can no longer be written; in each case all is undone and what was written stays."""
+        if self._stopping is not None:
+            raise Stopped(self._stopping)
+        self._main = asyncio.current_task()
+        self._mark("run.began")
+        try:
+            async with self._services():
+                self._on_started(self._endpoints)
+                async with asyncio.TaskGroup() as background:
+                    watch = background.create_task(self._watch())
+                    for number, phase in enumerate(self._plan.phases, start=1):
+                        await self._phase(phase, number)
+                    watch.cancel()
+                await self._read_everything()
+                self.progress.doing = "stopping"
+        except asyncio.CancelledError:
+            if self._stopping is None:
+                raise
+            self._mark("run.stopped", why=self._stopping)
+            raise Stopped(self._stopping) from None
+        self._mark("run.ended")
+
+    def stop(self, why: str) -> None:
+        """End the run: calls are hung up, faults undone, services stopped. A second call changes nothing."""
+        if self._stopping is None:
+            self._stopping = why
+            self.progress.doing = "stopping"
+            if self._main is not None:
+                self._main.cancel()
+
+    # ---------------------------------------------------------------- services
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[None]:
+        """Twins first, then the carrier, then the target: each may refer to those before it."""
+        async with AsyncExitStack() as stack:
+            for service in self._all_services():
+                self.progress.doing = f"starting {service.name}"
+                endpoint = await stack.enter_async_context(service.running(dict(self._endpoints)))
+                self._endpoints[service.name] = endpoint
+                self._mark("service.started", service.name, url=endpoint.url, pids=list(endpoint.pids))
+            yield
+
+    def _all_services(self) -> Sequence[Service]:
+        return [*self._plan.services, self._plan.carrier, self._plan.target]
+
+    # ---------------------------------------------------------------- phases
+
+    async def _phase(self, phase: Phase, number: int) -> None:
+        began_ns = self._clock.now_ns()
+        self.progress.enter(phase, number, began_ns)
+        self._phase_began.append((began_ns, phase.name))
+        async with AsyncExitStack() as faults:
+            self._mark("phase.began", phase.name)
+            proofs: list[tuple[str, Proof]] = []
+            for fault in phase.faults:
+                proof = await faults.enter_async_context(fault.injected(self._endpoints, self._clock))
+                faults.callback(self._mark, "fault.ended", fault.name, phase=phase.name)
+                self._mark("fault.began", fault.name, phase=phase.name, service=fault.service)
+                proofs.append((fault.name, proof))
+            await self._arrivals(phase, began_ns)
+            for name, proof in proofs:
+                effective, because = await proof.effect()
+                self._mark("fault.proof", name, phase=phase.name, effective=effective, because=because)
+        await self._read_everything()
+        self._mark("phase.ended", phase.name, started=self.progress.started, dropped=self.progress.dropped)
+
+    async def _arrivals(self, phase: Phase, began_ns: int) -> None:
+        finished = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def over(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            self.progress.finished += 1
+            finished.set()
+
+        async with asyncio.TaskGroup() as group:
+            number = 0
+            while True:
+                gone = self.progress.finished + self.progress.dropped
+                due = phase.arrivals.due_ns(number, gone, self._clock.now_ns() - began_ns)
+                if due is Due.ENDED:
+                    break
+                if due is Due.PENDING:
+                    finished.clear()
+                    await finished.wait()
+                    continue
+                assert isinstance(due, int)
+                await self._clock.sleep_until(began_ns + due)
+                number += 1
+                if self.progress.in_progress >= phase.at_once:
+                    self.progress.dropped += 1
+                    self._dropped_unwritten += 1
+                    continue
+                self.progress.started += 1
+                task = group.create_task(phase.workload.perform(self._arrival(phase, number, began_ns + due)))
+                tasks.add(task)
+                task.add_done_callback(over)
+            await self._drain(tasks, phase.drain_seconds)
+
+    async def _drain(self, tasks: set[asyncio.Task[None]], seconds: float) -> None:
+        self.progress.doing = "waiting for the last calls"
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+
+    def _arrival(self, phase: Phase, number: int, due_ns: int) -> Arrival:
+        target = self._endpoints[self._plan.target.name]
+        return Arrival(
+            id=f"{phase.name}/{number}",
+            phase=phase.name,
+            due_ns=due_ns,
+            clock=self._clock,
+            random=Random(f"{self._seed}/{phase.name}/{number}"),
+            dial=lambda setup: self._plan.carrier.dial(target, setup),
+            record=self._record,
+        )
+
+    # ---------------------------------------------------------------- watching
+
+    async def _watch(self) -> None:
+        """Once a second: read the meters, the probes and the witnesses, and stop the run if a service has died."""
+        async with AsyncExitStack() as stack:
+            meter = await stack.enter_async_context(LoopMeter(self._clock).running())
+            next_ns = self._clock.now_ns()
+            while True:
+                next_ns += round(WATCH_SECONDS * SECOND)
+                await self._clock.sleep_until(next_ns)
+                self._append_samples(meter.drain(self._clock.now_ns()))
+                await self._read_everything()
+                for service in self._all_services():
+                    self._bury(service)
+
+    async def _read_everything(self) -> None:
+        now_ns = self._clock.now_ns()
+        if self._dropped_unwritten:
+            self._mark("arrival.dropped", self.progress.phase, count=self._dropped_unwritten)
+            self._dropped_unwritten = 0
+        for service in self._all_services():
+            if isinstance(service, Metered):
+                self._append_samples(service.drain(now_ns))
+        for probe in self._plan.probes:
+            for name, value in probe.read(self._endpoints[probe.service]).items():
+                self._notebook.append(Sample(now_ns, probe.service, name, value))
+        await asyncio.gather(*(self._hear_witness(s) for s in self._all_services() if isinstance(s, Witness)))
+
+    async def _hear_witness(self, service: Service) -> None:
+        assert isinstance(service, Witness)
+        try:
+            async with asyncio.timeout(WITNESS_SECONDS):
+                operations = await service.witnessed(self._endpoints[service.name])
+        except (TimeoutError, OSError, ServiceError) as trouble:
+            self._mark("witness.silent", service.name, why=str(trouble) or type(trouble).__name__)
+            return
+        for operation in operations:
+            self._notebook.append(replace(operation, phase=operation.phase or self._phase_at(operation.due_ns)))
+
+    def _append_samples(self, samples: Sequence[Sample]) -> None:
+        lateness = sorted((s.value, s.count) for s in samples if s.name == "send_lateness_ms")
+        if lateness:
+            beyond = 0.01 * sum(count for _, count in lateness)
+            while len(lateness) > 1 and lateness[-1][1] <= beyond:
+                beyond -= lateness.pop()[1]
+            self.progress.lateness_p99_ms = lateness[-1][0]
+        for sample in samples:
+            self._notebook.append(sample)
+
+    def _bury(self, service: Service) -> None:
+        if isinstance(service, Mortal) and (obituary := service.obituary()) is not None and self._stopping is None:
+            role = "target" if service is self._plan.target else "harness"
+            self._mark("service.died", service.name, obituary=obituary, role=role)
+            self.stop(obituary.splitlines()[0])
+
+    # ---------------------------------------------------------------- writing
+
+    def _record(self, operation: Operation) -> None:
+        self.progress.note(operation)
+        self._notebook.append(operation)
+
+    def _mark(self, kind: str, name: str = "", **detail: JSON) -> None:
+        self._notebook.append(Mark(self._clock.now_ns(), kind, name, detail))
+
+    def _phase_at(self, at_ns: int) -> str:
+        return next((name for began_ns, name in reversed(self._phase_began) if began_ns <= at_ns), "")

@@ -1,0 +1,84 @@
+"""What a person sees while a run is going on. It reads the engine's progress; it writes nothing and judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from busyhour.engine import Progress
+from busyhour.model import SECOND, Clock
+
+REFRESH_SECONDS = 0.25
+LINE_SECONDS = 10.0  # without a terminal: a line now and then, for a log
+
+
+@asynccontextmanager
+async def shown(progress: Progress, *, console: Console, clock: Clock, title: str) -> AsyncIterator[None]:
+    """Show the progress until the body ends: a live panel on a terminal, a line every 10 s elsewhere."""
+    shower = asyncio.create_task((_panel if console.is_terminal else _lines)(progress, console, clock, title))
+    try:
+        yield
+    finally:
+        shower.cancel()
+        await asyncio.wait({shower})
+
+
+async def _panel(progress: Progress, console: Console, clock: Clock, title: str) -> None:
+    # The loop that refreshes is ours: a thread of rich's would take the interpreter lock from the media clock.
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(render(progress, clock.now_ns(), title), refresh=True)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _lines(progress: Progress, console: Console, clock: Clock, title: str) -> None:
+    while True:
+        if progress.phase:
+            now_ns = clock.now_ns()
+            text = f"{title}: {_where(progress, now_ns)}; {_calls(progress)}; {_turns(progress)}; {_harness(progress)}"
+            console.print(text, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{title}: {progress.doing}", highlight=False)
+        await asyncio.sleep(LINE_SECONDS)
+
+
+def render(progress: Progress, now_ns: int, title: str) -> RenderableType:
+    """The live panel: phase, calls in progress, turns, running percentiles, harness lateness."""
+    head = Text.assemble((title, "bold"), "  ", (progress.doing, "cyan"))
+    if not progress.phase:
+        return head
+    table = Table.grid(padding=(0, 2))
+    table.add_row("phase", _where(progress, now_ns))
+    table.add_row("calls", _calls(progress))
+    table.add_row("turns", _turns(progress))
+    table.add_row("harness", _harness(progress))
+    return Group(head, table)
+
+
+def _where(progress: Progress, now_ns: int) -> str:
+    seconds = (now_ns - progress.began_ns) // SECOND
+    return f"{progress.phase} ({progress.phase_number} of {progress.phases}), {seconds // 60}:{seconds % 60:02}"
+
+
+def _calls(progress: Progress) -> str:
+    return (
+        f"{progress.in_progress} in progress, {progress.finished} over, "
+        f"{progress.failed} failed, {progress.dropped} dropped"
+    )
+
+
+def _turns(progress: Progress) -> str:
+    text = f"{progress.turns} turns, {progress.missed} unanswered"
+    p50, p95 = progress.quantile_ms(0.5), progress.quantile_ms(0.95)
+    return text if p50 is None or p95 is None else f"{text}, response p50 {p50:.0f} ms, p95 {p95:.0f} ms"
+
+
+def _harness(progress: Progress) -> str:
+    late = progress.lateness_p99_ms
+    return "frames not sent yet" if late is None else f"frames sent p99 {late:.2f} ms late"

@@ -1,0 +1,183 @@
+"""A plan as a file: a typed Python file whose `plan` is a Plan, or a function that makes one from options.
+
+Everything that can be known to be wrong before anything is started is said at once, each thing in a sentence.
+"""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from busyhour.errors import PlanError
+from busyhour.model import Fault, Gate, Phase, Plan, Service, Variation
+
+_CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float}
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan, where it came from and with which options: what a journal remembers so that it can be judged again."""
+
+    path: Path
+    options: Mapping[str, str]
+    source: str
+    plan: Plan
+
+
+def load(path: Path, options: Mapping[str, str] | None = None) -> PlanFile:
+    """Load and check a plan. Raises PlanError with every problem found."""
+    options = dict(options or {})
+    try:
+        source = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PlanError(f"{path}: there is no such plan file; plans shipped with busyhour are in plans/") from None
+    except (OSError, UnicodeDecodeError) as trouble:
+        raise PlanError(f"{path}: cannot be read as a plan: {trouble}") from None
+    try:
+        names = runpy.run_path(str(path), run_name="busyhour_plan")
+    except PlanError as error:
+        raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
+    except SyntaxError as error:
+        raise PlanError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from None
+    except Exception as error:  # the plan's own code failed: say where
+        raise PlanError(f"{_place(error, path)}: {type(error).__name__}: {error}") from None
+    plan = _made(path, names.get("plan"), options)
+    if problems := check(plan):
+        raise PlanError([f"{path}: {problem}" for problem in problems])
+    return PlanFile(path, options, source, plan)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _made(path: Path, plan: object, options: Mapping[str, str]) -> Plan:
+    if plan is None:
+        raise PlanError(f"{path}: it defines no `plan`; end the file with `plan = Plan(...)`")
+    if isinstance(plan, Plan):
+        if options:
+            raise PlanError(f"{path}: it takes no options, but {', '.join(sorted(options))} was given")
+        return plan
+    if not callable(plan):
+        raise PlanError(f"{path}: `plan` is a {type(plan).__name__}; it must be a Plan or a function that returns one")
+    try:
+        made = plan(**_converted(plan, options))
+    except PlanError as error:
+        raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
+    except Exception as error:  # the plan's own code again
+        raise PlanError(f"{_place(error, path)}: {type(error).__name__}: {error}") from None
+    if not isinstance(made, Plan):
+        raise PlanError(f"{path}: `plan()` returned a {type(made).__name__}, not a Plan")
+    return made
+
+
+def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str, object]:
+    """The options as the types which the function's annotations name."""
+    parameters = inspect.signature(plan).parameters
+    problems, values = [], {}
+    for name, text in options.items():
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            problems.append(f"there is no option {name!r}; the plan's options are: {known}")
+            continue
+        annotation = parameters[name].annotation
+        kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "str")
+        try:
+            values[name] = _CONVERTERS.get(kind, str)(text)
+        except ValueError:
+            problems.append(f"option {name}={text!r} is not a valid {kind}")
+    if problems:
+        raise PlanError(problems)
+    return values
+
+
+def check(plan: Plan) -> list[str]:
+    """Every problem of a plan that can be seen without starting it."""
+    problems = _double("phase", [phase.name for phase in plan.phases])
+    services: Sequence[Service] = [*plan.services, plan.carrier, plan.target]
+    problems += _double("service", [service.name for service in services])
+    problems += _double("gate", [gate.name for gate in [*plan.gates, *plan.valid_if]])
+    phases = {phase.name for phase in plan.phases}
+    known = ", ".join(sorted(phases)) or "none"
+    if not plan.phases:
+        problems.append("the plan has no phases; give at least one Phase")
+    if not plan.gates:
+        problems.append("the plan has no gates, so nothing could be said of the target; give at least one")
+    for gate in [*plan.gates, *plan.valid_if]:
+        problems += [
+            f"the gate {gate.name!r} reads the phase {phase!r}, which is not in the plan (its phases: {known})"
+            for phase in gate.phases
+            if phase not in phases
+        ]
+    names = {service.name for service in services}
+    for phase in plan.phases:
+        problems += _strange_faults(phase.name, phase.faults, names)
+    problems += [
+        f"a probe watches {probe.service!r}, which is not in the plan (its services: {', '.join(sorted(names))})"
+        for probe in plan.probes
+        if probe.service not in names
+    ]
+    gates = {gate.name for gate in [*plan.gates, *plan.valid_if]}
+    for control in plan.controls:
+        if control.gate.name not in gates:
+            problems.append(f"a control is for the gate {control.gate.name!r}, which is not in the plan")
+        for variation in (control.red, control.benign):
+            problems += _strange_variation(variation, names, phases)
+    return list(dict.fromkeys(problems))
+
+
+def _strange_faults(phase: str, faults: Sequence[Fault], services: set[str]) -> list[str]:
+    return [
+        f"the fault {fault.name!r} in phase {phase!r} harms {fault.service!r}, which is not in the plan "
+        f"(its services: {', '.join(sorted(services))})"
+        for fault in faults
+        if fault.service not in services | {"harness"}
+    ]
+
+
+def _strange_variation(variation: Variation, services: set[str], phases: set[str]) -> list[str]:
+    unknown = [s.name for s in variation.services if s.name not in services]
+    strays = [name for name in [*variation.faults, *(p.name for p in variation.phases)] if name not in phases]
+    changes = [f"replaces a service {name!r}" for name in unknown] + [f"changes a phase {name!r}" for name in strays]
+    return [f"the variation {variation.name!r} {change} that is not in the plan" for change in changes]
+
+
+def _double(what: str, names: Sequence[str]) -> list[str]:
+    return [
+        f"there are {names.count(name)} {what}s named {name!r}; names must differ"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+
+
+def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> Plan:
+    """The plan with a variation applied, and only the named phases (all, if none is named)."""
+    services = {service.name: service for service in variation.services}
+    phases = {phase.name: phase for phase in variation.phases}
+
+    def changed(phase: Phase) -> Phase:
+        phase = phases.get(phase.name, phase)
+        return replace(phase, faults=[*phase.faults, *variation.faults.get(phase.name, ())])
+
+    kept = [phase for phase in plan.phases if not only_phases or phase.name in only_phases]
+    names = {phase.name for phase in kept}
+
+    def readable(gates: Sequence[Gate]) -> list[Gate]:
+        return [gate for gate in gates if names.issuperset(gate.phases)]
+
+    return replace(
+        plan,
+        target=services.get(plan.target.name, plan.target),
+        carrier=services.get(plan.carrier.name, plan.carrier),  # type: ignore[arg-type]  # same name, same role
+        services=[services.get(service.name, service) for service in plan.services],
+        phases=[changed(phase) for phase in kept],
+        gates=readable(plan.gates),
+        valid_if=readable(plan.valid_if),
+        controls=(),
+    )

@@ -1,0 +1,111 @@
+"""The architecture is a test: who may import whom (ARCHITECTURE.md draws it)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "busyhour"
+
+FOUNDATION = {"model", "errors"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": {"*"},
+    "model": set(),
+    "errors": set(),
+    "clock": FOUNDATION,
+    "histogram": FOUNDATION,
+    "arrivals": FOUNDATION,
+    # the judging half: numbers and records in, verdicts out
+    "statistics": FOUNDATION | {"wording"},
+    "indicators": FOUNDATION | {"statistics", "wording"},
+    "wording": set(),
+    "gates": FOUNDATION | {"statistics", "indicators", "wording"},
+    "reports": FOUNDATION | {"gates", "indicators"},
+    # the doing half
+    "journal": FOUNDATION | {"clock"},
+    "proc": FOUNDATION,
+    "processes": FOUNDATION,
+    "services": FOUNDATION | {"clock", "proc", "processes"},
+    "_supervise": set(),
+    "media": FOUNDATION | {"clock", "histogram"},
+    "carriers": FOUNDATION | {"clock", "media"},
+    "workloads": FOUNDATION | {"clock", "media", "carriers"},
+    "emulators": FOUNDATION | {"clock", "media", "processes"},
+    "faults": FOUNDATION | {"clock", "proc"},
+    "probes": FOUNDATION | {"clock", "histogram", "proc"},
+    "engine": FOUNDATION | {"clock", "probes", "services"},
+    # what joins them
+    "planfile": FOUNDATION,
+    "conduct": FOUNDATION | {"clock", "engine", "journal", "planfile", "gates", "live"},
+    "live": FOUNDATION | {"clock", "engine"},
+    "controls": FOUNDATION | {"clock", "conduct", "gates", "journal", "live", "planfile"},
+    "testing": FOUNDATION | {"arrivals", "clock", "carriers", "media", "statistics"},
+    "timeline": FOUNDATION | {"carriers", "clock", "media", "workloads"},
+    "cli": {"*"},
+    "__main__": {"cli"},
+}
+JUDGING = ("statistics", "indicators", "gates", "reports")
+DOING = {"asyncio", "time", "random", "socket", "selectors", "threading", "subprocess", "datetime"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of the modules a file imports, wherever in the file it does so."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            if node.module == "busyhour":
+                yield from (f"busyhour.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    part = part_of(path)
+    assert part in MAY_IMPORT, f"{part} has no place in the layers yet: give it one here and in ARCHITECTURE.md"
+    allowed = MAY_IMPORT[part]
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("busyhour.")} - {part}
+    wrong = ours - allowed - {"__version__"}
+    assert "*" in allowed or not wrong, f"{path.name} imports {sorted(wrong)}; {part} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in JUDGING], ids=lambda p: p.name)
+def test_the_judging_half_does_nothing(path: Path) -> None:
+    assert not DOING & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name not in {"clock.py", "_supervise.py"}], ids=lambda p: p.name
+)
+def test_only_the_clock_reads_time(path: Path) -> None:
+    assert not {"time", "datetime"} & {name.split(".")[0] for name in imports(path)}
+
+
+def test_the_emulators_know_nothing_of_each_other() -> None:
+    shared = {"twin", "behaviour"}
+    parts = {"receptionist": "openai", "listening": "deepgram"}  # what has another name than its vendor's
+    for path in (PACKAGE / "emulators").rglob("*.py"):
+        place = path.relative_to(PACKAGE / "emulators").parts[0].removesuffix(".py")
+        vendor = parts.get(place, place.split("_")[0])
+        others = {name.split(".")[2] for name in imports(path) if name.startswith("busyhour.emulators.")} - shared
+        strangers = {other for other in others if parts.get(other, other.split("_")[0]) != vendor}
+        assert place == "__init__" or not strangers, path
+
+
+def test_systems_and_the_product_do_not_know_each_other() -> None:
+    for path in (ROOT / "systems").rglob("*.py"):
+        assert not any(name.startswith("busyhour") for name in imports(path)), path
+    for path in FILES:
+        assert not any(name.split(".")[0] == "voice_agent" for name in imports(path)), path
