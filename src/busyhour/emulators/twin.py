@@ -1,0 +1,359 @@
+"""What all twins share: a process of their own, the admin paths in it, and the handle on it from the harness.
+
+The twin's side: `run(...)` is the whole main of `python -m busyhour.emulators.<vendor> '<json settings>'`. It binds
+loopback, prints one line, `READY <url>` or `FAILED <sentence>`, and serves until SIGTERM or SIGINT. The paths below
+/_twin/ belong to the harness; everything else is the vendor's.
+
+    GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
+    PUT  /_twin/behaviour   change some of them; answers the new whole
+    GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
+
+The harness's side: `TwinProcess` starts and stops it; `behaviour`, `behave` and `witnessed` speak to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import struct
+import sys
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import aiohttp
+import yarl
+from aiohttp import web
+
+from busyhour import processes
+from busyhour.clock import SystemClock
+from busyhour.emulators.behaviour import Behaviour, Fate
+from busyhour.errors import PlanError, ServiceError
+from busyhour.model import JSON, Clock, Endpoint, Operation
+
+ADMIN = "/_twin"
+WITNESSED_AT_MOST = 100_000
+"""Rows kept between two drains; the oldest go first, and are counted."""
+BODY_BYTES_AT_MOST = 16 * 1024 * 1024
+RETRY_AFTER_SECONDS = 1
+"""What a 429 asks the client to wait. Long enough to be seen, short enough for a test."""
+ADMIN_WITHIN_SECONDS = 10.0
+HANG_SECONDS = 3600.0
+
+
+# ---------------------------------------------------------------- inside the twin's process
+
+
+class Twin:
+    """The state of one twin: its behaviour, what it has served, and what it has witnessed since the last drain."""
+
+    def __init__(self, name: str, behaviour: Behaviour, clock: Clock) -> None:
+        self.name = name
+        self.behaviour = behaviour
+        self.clock = clock
+        self._drawn: Counter[str] = Counter()
+        self._served: Counter[str] = Counter()
+        self._rows: deque[Operation] = deque(maxlen=WITNESSED_AT_MOST)
+        self._dropped = 0
+
+    def draw(self, stream: str, among: Collection[str]) -> Fate:
+        """The fate of the next request of a stream ("request", "connection"); only outcomes of `among` can befall it.
+
+        Streams are numbered apart, so that a connection more does not change what happens to the requests.
+        """
+        number = self._drawn[stream]
+        self._drawn[stream] += 1
+        return self.behaviour.draw(stream, number, among)
+
+    def count(self, outcome: str) -> None:
+        """A request met this outcome: the proof that a fault had an effect."""
+        self._served[outcome] += 1
+
+    def witness(self, operation: Operation) -> None:
+        """Keep it for the harness."""
+        if len(self._rows) == WITNESSED_AT_MOST:
+            self._dropped += 1
+        self._rows.append(operation)
+
+    def drain(self) -> tuple[list[Operation], int]:
+        """What was witnessed since the last time, and how many rows found no place."""
+        rows, dropped = list(self._rows), self._dropped
+        self._rows.clear()
+        self._dropped = 0
+        return rows, dropped
+
+    def as_json(self) -> dict[str, JSON]:
+        return {**self.behaviour.as_json(), "served": dict(self._served)}
+
+    def application(self) -> web.Application:
+        """A new application with the admin paths; the vendor's are added to it."""
+        app = web.Application(client_max_size=BODY_BYTES_AT_MOST)
+        app.router.add_get(f"{ADMIN}/behaviour", self._get_behaviour)
+        app.router.add_put(f"{ADMIN}/behaviour", self._put_behaviour)
+        app.router.add_get(f"{ADMIN}/witnessed", self._get_witnessed)
+        app.router.add_route("*", ADMIN + "/{rest:.*}", self._unknown)
+        return app
+
+    async def _get_behaviour(self, request: web.Request) -> web.Response:
+        return web.json_response(self.as_json())
+
+    async def _put_behaviour(self, request: web.Request) -> web.Response:
+        try:
+            change = json.loads(await body_of(request))
+        except Unreadable as problem:
+            return _refused(problem.status, f"{problem}.")
+        except (ValueError, RecursionError) as problem:
+            return _refused(400, f"The body is not JSON: {problem}.")
+        try:
+            self.behaviour = self.behaviour.changed(change)
+        except PlanError as problem:
+            return _refused(400, " ".join(problem.problems))
+        return web.json_response(self.as_json())
+
+    async def _get_witnessed(self, request: web.Request) -> web.Response:
+        rows, dropped = self.drain()
+        return web.json_response({"operations": [asdict(row) for row in rows], "dropped": dropped})
+
+    async def _unknown(self, request: web.Request) -> web.Response:
+        paths = f"GET and PUT {ADMIN}/behaviour, GET {ADMIN}/witnessed"
+        return _refused(404, f"There is no {request.method} {request.path}; there are {paths}.")
+
+
+def _refused(status: int, sentence: str) -> web.Response:
+    return web.json_response({"error": sentence}, status=status)
+
+
+class Unreadable(Exception):
+    """A request's body that is too long or not what its headers say; `status` is 413 or 400."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The whole body of a request. Raises Unreadable."""
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Unreadable(413, f"The body is longer than {BODY_BYTES_AT_MOST} bytes") from None
+    except web.RequestPayloadError:
+        raise Unreadable(400, "The body is not encoded as its headers say") from None
+
+
+async def hang() -> None:
+    """Never answer: until the client goes away (the handler is cancelled), or an hour is over."""
+    await asyncio.sleep(HANG_SECONDS)
+
+
+def reset(request: web.Request) -> None:
+    """Break the connection with a TCP reset, as a crashed load balancer does; harmless on a closed one."""
+    transport = request.transport
+    if transport is None:
+        return
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        # Lingering for zero seconds makes close() send RST instead of FIN (RFC 9293, 3.10.5 ABORT).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+@asynccontextmanager
+async def listening(app: web.Application, port: int = 0) -> AsyncIterator[int]:
+    """Serve `app` on 127.0.0.1 and yield the port. Raises OSError when the port cannot be had.
+
+    A handler is cancelled when its client goes away: that is how a twin sees it, hanging or sleeping.
+    """
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        # Without SO_REUSEADDR a port in TIME_WAIT after a restart is refused; without SO_REUSEPORT a used one is.
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=1024, reuse_address=True).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the parent tells the process. `more` is the vendor's own."""
+
+    name: str
+    port: int = 0
+    behaviour: Mapping[str, JSON] = field(default_factory=dict)
+    more: Mapping[str, JSON] = field(default_factory=dict)
+
+    @staticmethod
+    def parse(text: str, default_name: str) -> Settings:
+        """Read one JSON object. Raises PlanError that names what is wrong."""
+        try:
+            form = json.loads(text or "{}")
+        except (ValueError, RecursionError) as problem:
+            raise PlanError(f"The settings are not JSON: {problem}.") from None
+        if not isinstance(form, dict):
+            raise PlanError(f"The settings are a JSON object, not {type(form).__name__}.")
+        expected: dict[str, type] = {"name": str, "port": int, "behaviour": dict, "more": dict}
+        problems = [f"Setting {key!r} is unknown; known are {', '.join(expected)}." for key in form.keys() - expected]
+        problems += [
+            f"Setting {key!r} is {form[key]!r}; it must be of type {kind.__name__}."
+            for key, kind in expected.items()
+            if key in form and (not isinstance(form[key], kind) or isinstance(form[key], bool))
+        ]
+        if not problems and not 0 <= form.get("port", 0) <= 65535:
+            problems.append(f"Setting 'port' is {form['port']}; it must be from 0 (any free one) to 65535.")
+        if problems:
+            raise PlanError(problems)
+        return Settings(**{"name": default_name, **form})
+
+
+Build = Callable[[Twin, Mapping[str, JSON]], web.Application]
+
+
+def run(build: Build, *, default: Behaviour, default_name: str, path: str = "", argv: Sequence[str]) -> int:
+    """The main of a twin's process: settings from the first argument, or from a line of standard input if it is "-".
+
+    `build` makes the application of a Twin and the vendor's own settings (PlanError if those are wrong); `path` ends
+    the printed URL. Returns the exit code: 0 after SIGTERM, else that of the error, whose sentence was printed.
+    """
+    text = sys.stdin.readline() if list(argv) == ["-"] else "".join(argv[:1])
+    try:
+        settings = Settings.parse(text, default_name)
+        twin = Twin(settings.name, default.changed(settings.behaviour), SystemClock())
+        app = build(twin, settings.more)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(app, settings.port, path))
+    except OSError as problem:
+        _say(f"FAILED {_bind_failure(settings.port, problem)}")
+        return ServiceError.exit_code
+    except PlanError as problem:
+        _say(f"FAILED {' '.join(problem.problems)}")
+        return PlanError.exit_code
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "linux":
+        import uvloop  # noqa: PLC0415  (a dependency on Linux only)
+
+        return uvloop.new_event_loop
+    return None
+
+
+async def _serve(app: web.Application, port: int, path: str) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, ended.set)
+    async with listening(app, port) as bound:
+        _say(f"READY http://127.0.0.1:{bound}{path}")
+        await ended.wait()
+
+
+def _bind_failure(port: int, problem: OSError) -> str:
+    return (
+        f"Port {port} of 127.0.0.1 cannot be had ({problem.strerror or problem}): "
+        "stop what holds it, or set port=0 for any free one."
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+# ---------------------------------------------------------------- from the harness
+
+
+class TwinProcess:
+    """The handle on a twin's process, which the service classes of all vendors are made with."""
+
+    def __init__(self, *, name: str, module: str) -> None:
+        self.name = name
+        self._module = module
+        self._child: processes.Child | None = None
+
+    @asynccontextmanager
+    async def running(
+        self, *, port: int, behaviour: Behaviour, more: Mapping[str, JSON] | None = None
+    ) -> AsyncIterator[Endpoint]:
+        """Start the twin, yield where it answers, end it. Raises ServiceError with the reason it gave."""
+        settings = {"name": self.name, "port": port, "behaviour": behaviour.as_json(), "more": dict(more or {})}
+        argv = [sys.executable, "-m", self._module, json.dumps(settings)]
+        url = ""
+
+        async def ready(child: processes.Child) -> str:
+            nonlocal url
+            line = await child.first_line()
+            said, _, rest = line.partition(" ")
+            if said != "READY":
+                raise ServiceError(f"{self.name} did not start: {rest if said == 'FAILED' else line}")
+            url = rest
+            return url
+
+        async with processes.child(argv, name=self.name, ready=ready) as child:
+            self._child = child
+            yield Endpoint(url, (child.pid,))
+
+    def obituary(self) -> str | None:
+        """How it died, None while it lives or was never started."""
+        return None if self._child is None else self._child.obituary()
+
+    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
+        """The operations since the last call. Raises ServiceError when the twin does not answer."""
+        return await witnessed(endpoint, self.name)
+
+    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """Change some settings of the running twin; the new whole. Raises PlanError, ServiceError."""
+        return await behave(endpoint, change)
+
+
+async def behaviour(endpoint: Endpoint) -> Mapping[str, JSON]:
+    """The settings of a running twin and what it has served. Raises ServiceError."""
+    return await _admin("GET", endpoint, "behaviour")
+
+
+async def behave(endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Change some settings of a running twin; the new whole. Raises PlanError if it refuses them, ServiceError."""
+    return await _admin("PUT", endpoint, "behaviour", change)
+
+
+async def witnessed(endpoint: Endpoint, name: str) -> Sequence[Operation]:
+    """Drain what a twin has witnessed; rows it had to drop are told by one operation of kind "witness"."""
+    answer = await _admin("GET", endpoint, "witnessed")
+    rows = [Operation(**row) for row in answer["operations"]]
+    if dropped := answer["dropped"]:
+        at_ns = rows[0].due_ns
+        rows.append(
+            Operation(
+                id=f"{name}/dropped/{at_ns}",
+                kind="witness",
+                phase="",
+                due_ns=at_ns,
+                outcome="dropped",
+                who=name,
+                detail={"count": dropped},
+            )
+        )
+    return rows
+
+
+async def _admin(method: str, endpoint: Endpoint, what: str, body: Mapping[str, JSON] | None = None) -> dict[str, Any]:
+    url = yarl.URL(endpoint.url).origin().with_path(f"{ADMIN}/{what}")
+    timeout = aiohttp.ClientTimeout(total=ADMIN_WITHIN_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, url, json=body) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
+        raise ServiceError(f"The twin at {endpoint.url} does not answer {method} {url.path}: {problem!r}.") from problem
+    if response.status == 400:
+        raise PlanError(str(answer["error"]))
+    if response.status != 200:
+        raise ServiceError(f"The twin at {endpoint.url} answered {response.status} to {method} {url.path}: {answer}.")
+    return answer

@@ -1,0 +1,326 @@
+"""A call leg without its wire format: the caller's mouth and ear. Carriers put a Leg into their Line."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pybase64
+
+from busyhour.errors import ProtocolError
+from busyhour.media.codec import Codec
+from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
+from busyhour.media.speech import Speech
+from busyhour.media.studio import Frames, Studio, decode_chunk
+from busyhour.media.wheel import Slot
+from busyhour.model import SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
+
+MESSAGES_PER_SECOND_MAX = 2_000
+_MESSAGES_PER_TICK = MESSAGES_PER_SECOND_MAX // 50
+UNHEARD_MAX = 1_000
+
+
+@dataclass(eq=False, slots=True)
+class _Speaking:
+    frames: Frames
+    over: asyncio.Future[None]
+    next: int = 0
+    began_ns: int = 0
+    ended_ns: int = 0
+
+
+class Leg:
+    """The caller's end of one media stream; all but the wire format of a `model.Line`.
+
+    studio: the wheel and decoder shared by all legs of the process. send(payload, index): called every 20 ms, from the
+    wheel, to put a frame on the wire: base64 octets, and the number of frames sent before. It may raise OSError, which
+    ends this leg with "lost". failed(error): called once when the far end floods us or sends what is not base64;
+    the leg has then ended with "protocol error". Times that are given must come from the studio's clock, in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        studio: Studio,
+        codec: Codec,
+        send: Callable[[bytes, int], None],
+        clock: Clock | None = None,
+        jitter_buffer_ns: int = 0,
+        failed: Callable[[ProtocolError], None] | None = None,
+    ) -> None:
+        self._studio = studio
+        self._clock = clock or studio.clock
+        self._codec = codec
+        self._send = send
+        self._failed = failed
+        self._silence = pybase64.b64encode(codec.silence)
+        self._batch = studio.batch(codec)
+        self._frame_payload_bytes = self._batch.payload_bytes
+        self._chunk_payload_bytes_max = QUEUED_NS_MAX // SECOND * codec.frame_bytes * 50 // 3 * 4 + 4
+        self._playout = Playout(codec.rate_hz, jitter_buffer_ns)
+        self._speech = Speech()
+        self._slot: Slot | None = None
+        self._opened_ns = 0
+        self._sent = 0
+        self._messages_left = MESSAGES_PER_SECOND_MAX
+        self._undecoded = 0
+        self._speaking: _Speaking | None = None
+        self._events: list[Heard] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: ProtocolError | None = None
+        self._ended: tuple[Heard, CallFailed] | None = None
+
+    # ------------------------------------------------------------ for the carrier
+
+    @property
+    def opened_ns(self) -> int:
+        """When `open` was called: the media stream was open in both directions."""
+        return self._opened_ns
+
+    def open(self, at_ns: int) -> None:
+        """Begin to send: silence, until `say`. Inside `studio.turning()`."""
+        self._opened_ns = at_ns
+        if self._slot is None and self._ended is None:
+            self._slot = self._studio.wheel.attach(self._tick, self._lost)
+
+    def close(self) -> None:
+        """Stop sending and hearing; what was not yet heard is ENDED "closed". Harmless on a leg that has ended."""
+        self.end(self._clock.now_ns(), "closed")
+
+    def media(self, payload: bytes, at_ns: int) -> None:
+        """Take a chunk of audio in base64 that arrived at `at_ns`: any length to 30 s, an odd one too.
+
+        A frame of 20 ms is decoded within 5 ms, with those of all legs. Raises ProtocolError for a flood: more than
+        2,000 messages a second, a chunk of more than 30 s, or audio for a queue in which more than 30 s wait. What is
+        not base64 ends the leg (see `failed`), now or at the next decoding; media after that raise it again.
+        """
+        if self._ended is not None:
+            self._raise_failure()
+            return
+        self._messages_left -= 1
+        if self._messages_left < 0:
+            self.refuse(ProtocolError(f"more than {MESSAGES_PER_SECOND_MAX} media messages a second"), at_ns)
+        elif len(payload) == self._frame_payload_bytes:
+            self._undecoded += 1
+            self._batch.append((self, at_ns, payload))
+            return
+        elif len(payload) > self._chunk_payload_bytes_max:
+            self.refuse(ProtocolError(f"a media chunk of more than {QUEUED_NS_MAX // SECOND} s"), at_ns)
+        else:
+            self._catch_up()
+            decode_chunk(self, self._codec, payload, at_ns)
+        self._raise_failure()
+
+    def play(self, samples: Samples, at_ns: int) -> int:
+        """The carrier itself sounds to the caller (a prompt, a file): queue samples at the codec's rate behind what the
+        agent sent, and say when they will have been played."""
+        self._catch_up()
+        self.take(samples, at_ns)
+        self._raise_failure()
+        return self._playout.ended_ns
+
+    def clear(self, at_ns: int) -> list[str]:
+        """Drop the audio not yet played; gives the names of the marks that were waiting for it."""
+        self._catch_up()
+        cleared = self._playout.clear(at_ns)
+        self._judge(cleared.played)
+        self._speech.cleared()
+        return cleared.marks
+
+    def mark(self, name: str, at_ns: int, on_played: Callable[[str], None]) -> None:
+        """Call `on_played(name)` when the audio sent before has been played, at the next turn of the wheel (20 ms).
+
+        Raises ProtocolError when 1,000 marks are waiting.
+        """
+        self._catch_up()
+        self._playout.mark(name, at_ns, on_played)
+
+    def pressed(self, digit: str, at_ns: int) -> None:
+        """The far end sent a DTMF digit."""
+        self._tell([Heard(HeardKind.DTMF, at_ns, detail=digit)])
+
+    def end(self, at_ns: int, why: str, detail: str = "") -> None:
+        """The call is over: `hear` gives what was played by `at_ns`, then ENDED; `say` raises CallFailed(why, detail).
+
+        Harmless on a leg that has ended: the first reason stays.
+        """
+        if self._ended is not None:
+            return
+        self._catch_up()
+        if self._ended is not None:  # what was still to decode was no audio
+            return
+        self._judge(self._playout.clear(at_ns).played)
+        self._tell(self._speech.stopped())
+        failure = CallFailed(why, detail)
+        self._ended = (Heard(HeardKind.ENDED, at_ns, detail=str(failure)), failure)
+        if self._slot is not None:
+            self._studio.wheel.detach(self._slot)
+        if self._speaking is not None and not self._speaking.over.done():
+            self._speaking.over.set_exception(failure)
+        self._wake()
+
+    # ------------------------------------------------------------ for the workload
+
+    async def say(self, audio: Audio) -> Spoken:
+        """Send the audio from the next frame on; returns when its last frame has been handed to the socket.
+
+        `ended_ns` is the stamp taken just after the frame that holds the last sample of *speech* was handed to the
+        socket, `began_ns` that of the frame with the first one. They are stamps of what happened, no due times, and
+        not corrected for the place inside the frame: nobody can have a frame before all of it was spoken. An agent
+        that answers D ms after it received the last frame with speech therefore has a latency of D ms.
+
+        Raises CallFailed when the call ends first. Cancelled, it falls silent with the next frame.
+        """
+        if self._ended is not None:
+            raise self._ended[1]
+        if self._speaking is not None:
+            raise RuntimeError("two utterances at once on one line")
+        frames = self._studio.frames(audio, self._codec)
+        speaking = self._speaking = _Speaking(frames, asyncio.get_running_loop().create_future())
+        try:
+            await speaking.over
+        finally:
+            if self._speaking is speaking:
+                self._speaking = None
+        return Spoken(speaking.began_ns, speaking.ended_ns)
+
+    async def hear(self, until_ns: int) -> Heard | None:
+        """The next event of the far end, in order of `at_ns`; None if there was none by then. After ENDED: ENDED.
+
+        Events are told within 25 ms of being certain: an onset 10 ms or so after it, an offset after the hangover
+        of 500 ms; their `at_ns` is when it was played. Nothing is told of audio that `clear` may still drop.
+        """
+        if self._waiter is not None:
+            raise RuntimeError("two listeners at once on one line")
+        loop = asyncio.get_running_loop()
+        while True:
+            self._studio.decode()
+            heard = self._next(self._studio.decoded_ns)
+            left_ns = until_ns - self._clock.now_ns()
+            if heard is not None or left_ns <= 0:
+                return heard
+            self._waiter = loop.create_future()
+            timer = loop.call_later(left_ns / SECOND, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+
+    # ------------------------------------------------------------ for the studio
+
+    def take_windows(self, loud: bytes, at_ns: int) -> bool:
+        self._undecoded = 0
+        if self._ended is not None:
+            return True
+        try:
+            return self._playout.push_windows(loud, at_ns)
+        except ProtocolError as failure:
+            self.refuse(failure, at_ns)
+            return True
+
+    def take(self, samples: Samples, at_ns: int) -> None:
+        self._undecoded = 0
+        if self._ended is not None:
+            return
+        try:
+            self._playout.push(samples, at_ns)
+        except ProtocolError as failure:
+            self.refuse(failure, at_ns)
+
+    def refuse(self, failure: ProtocolError, at_ns: int) -> None:
+        self._undecoded = 0
+        if self._ended is not None:
+            return
+        self._failure = failure
+        self.end(at_ns, "protocol error", str(failure))
+        if self._failed is not None:
+            self._failed(failure)
+
+    # ------------------------------------------------------------ every 20 ms
+
+    def _tick(self, _due_ns: int) -> None:
+        self._messages_left = min(self._messages_left + _MESSAGES_PER_TICK, MESSAGES_PER_SECOND_MAX)
+        speaking = self._speaking
+        if speaking is None:
+            self._send(self._silence, self._sent)
+        else:
+            self._send(speaking.frames.payloads[speaking.next], self._sent)
+            self._sent_speech(speaking, self._clock.now_ns())
+        self._sent += 1
+        now_ns = self._studio.decoded_ns
+        self._listen(now_ns)
+        if self._waiter is not None and self._has_news(now_ns):
+            self._wake()
+
+    def _sent_speech(self, speaking: _Speaking, now_ns: int) -> None:
+        index, frames = speaking.next, speaking.frames
+        if index == frames.first_speech:
+            speaking.began_ns = now_ns
+        if index == frames.last_speech:
+            speaking.ended_ns = now_ns
+        speaking.next = index + 1
+        if speaking.next == len(frames.payloads):
+            self._speaking = None
+            if not speaking.over.done():
+                speaking.over.set_result(None)
+
+    def _listen(self, now_ns: int) -> None:
+        """Judge what has been played by `now_ns`, a time by which everything that arrived has been decoded."""
+        if self._ended is not None:
+            return
+        played = self._playout.played(now_ns)
+        if played:
+            self._judge(played)
+        events = self._speech.passed(now_ns)
+        if events:
+            self._tell(events)
+        if self._playout.has_marks:
+            self._playout.reached(now_ns)
+
+    def _judge(self, played: list[Stretch]) -> None:
+        for stretch in played:
+            events = self._speech.played(*stretch)
+            if events:
+                self._tell(events)
+
+    def _tell(self, events: list[Heard]) -> None:
+        for heard in events:
+            if len(self._events) < UNHEARD_MAX:  # else nobody has listened for minutes, and nobody will miss it
+                insort(self._events, heard, key=_at_ns)
+
+    def _has_news(self, now_ns: int) -> bool:
+        if self._events:
+            return self._ended is not None or self._events[0].at_ns <= self._speech.settled_ns(now_ns)
+        return self._ended is not None
+
+    def _next(self, now_ns: int) -> Heard | None:
+        self._listen(now_ns)
+        if not self._has_news(now_ns):
+            return None
+        if self._events:
+            return self._events.pop(0)
+        return self._ended[0] if self._ended is not None else None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _catch_up(self) -> None:
+        """What arrived before must be in the queue before what comes now."""
+        if self._undecoded:
+            self._studio.decode()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _lost(self, failure: OSError | ProtocolError) -> None:
+        why = "protocol error" if isinstance(failure, ProtocolError) else "lost"
+        self.end(self._clock.now_ns(), why, str(failure))
+
+
+def _at_ns(heard: Heard) -> int:
+    return heard.at_ns

@@ -1,0 +1,183 @@
+"""What the caller hears, and when: the queue between the carrier's media stream and the caller's ear.
+
+Audio plays at the speed of time. What arrives while earlier audio still plays is queued behind it; what arrives at a
+dry queue plays at once (or after the jitter buffer). Nothing is told before it has been played, because `clear` may
+still drop it. Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from busyhour.errors import ProtocolError
+from busyhour.media.speech import WINDOW_NS, WINDOWS_PER_SECOND, loud_windows
+from busyhour.model import SECOND, Samples
+
+QUEUED_NS_MAX = 30 * SECOND
+MARKS_MAX = 1_000
+
+
+class Stretch(NamedTuple):  # one for each frame of every call: a tuple is made in half the time
+    """Windows of 2.5 ms that were played one after the other: one octet each, 1 if loud. The last may be cut short."""
+
+    began_ns: int
+    ended_ns: int
+    loud: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What a `clear` came upon: the rest of what was played, the marks not reached, how much audio was dropped."""
+
+    played: list[Stretch]
+    marks: list[str]
+    dropped_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    name: str
+    due_ns: int
+    on_played: Callable[[str], None]
+
+
+class Playout:
+    """The queue of one call. Calls must come in order of time; a time before an earlier one counts as that one.
+
+    Windows are counted from the beginning of each *run*, the audio from a dry queue to the next, so that they do not
+    depend on how the far end cut its audio into chunks.
+    """
+
+    def __init__(self, rate_hz: int, jitter_buffer_ns: int = 0) -> None:
+        if rate_hz % WINDOWS_PER_SECOND:
+            raise ValueError(f"{rate_hz} Hz is no multiple of {WINDOWS_PER_SECOND} Hz: no whole window of 2.5 ms")
+        self._rate_hz = rate_hz
+        self._window_samples = rate_hz // WINDOWS_PER_SECOND
+        self._jitter_buffer_ns = jitter_buffer_ns
+        self._queue: deque[Stretch] = deque()  # what is to be played, in order
+        self._taken = 0  # windows of the first stretch that `played` has already told
+        self._rest: Samples | None = None  # the unfinished window at the end of the run
+        self._whole_ns = -1  # the end of the run's last whole window: where the rest begins; no run yet
+        self.ended_ns = -1  # when all that is queued will have been played; in the past if the queue is dry
+        self._now_ns = 0
+        self._marks: deque[_Mark] = deque()
+
+    @property
+    def has_marks(self) -> bool:
+        return bool(self._marks)
+
+    def push_windows(self, loud: bytes, arrived_ns: int) -> bool:
+        """Queue whole windows that have been judged already; False, and nothing done, if the run is inside a window."""
+        if self._rest is not None and arrived_ns <= self.ended_ns:
+            return False
+        self._admit(arrived_ns)
+        self._append(loud)
+        return True
+
+    def push(self, samples: Samples, arrived_ns: int) -> None:
+        """Queue any number of samples. Raises ProtocolError when more than 30 s are waiting already."""
+        self._admit(arrived_ns)
+        if self._rest is not None:
+            samples = np.concatenate((self._rest, samples))
+        windows, left = divmod(len(samples), self._window_samples)
+        whole = len(samples) - left
+        if windows:
+            self._append(loud_windows(samples[:whole], self._window_samples).tobytes())
+        self._rest = samples[whole:].copy() if left else None
+        self.ended_ns = self._whole_ns + left * SECOND // self._rate_hz
+
+    def played(self, now_ns: int) -> list[Stretch]:
+        """The windows that ended by `now_ns` and were not told before, in order."""
+        self._now_ns = now_ns = max(now_ns, self._now_ns)
+        # An unfinished window can still be finished by audio that arrives just now; a moment later it cannot.
+        if self._rest is not None and now_ns > self.ended_ns:
+            self._finish_rest()
+        return self._take(now_ns)
+
+    def clear(self, at_ns: int) -> Cleared:
+        """Drop what has not been played at `at_ns`. The window in play is cut short, and stays as loud as it was."""
+        played = self.played(at_ns)
+        now_ns = self._now_ns
+        dropped_ns = 0
+        if now_ns < self.ended_ns:
+            dropped_ns = self._dropped_ns(now_ns)
+            self._finish_rest()
+            head = self._queue[0]
+            began_ns = head.began_ns + self._taken * WINDOW_NS
+            if began_ns < now_ns:
+                played.append(Stretch(began_ns, now_ns, head.loud[self._taken : self._taken + 1]))
+            self._queue.clear()
+            self._taken = 0
+            self._whole_ns = self.ended_ns = now_ns
+        names = [mark.name for mark in self._marks]
+        self._marks.clear()
+        return Cleared(played, names, dropped_ns)
+
+    def mark(self, name: str, at_ns: int, on_played: Callable[[str], None]) -> None:
+        """Have `reached` call `on_played(name)` when the audio queued so far has been played; at once if none is.
+
+        Raises ProtocolError when 1,000 marks are waiting.
+        """
+        if len(self._marks) >= MARKS_MAX:
+            raise ProtocolError(f"more than {MARKS_MAX} marks are waiting for audio to be played")
+        self._marks.append(_Mark(name, max(at_ns, self.ended_ns), on_played))
+
+    def reached(self, now_ns: int) -> None:
+        """Call back for each mark whose audio has been played by `now_ns`."""
+        while self._marks and self._marks[0].due_ns <= now_ns:
+            mark = self._marks.popleft()
+            mark.on_played(mark.name)
+
+    def _admit(self, arrived_ns: int) -> None:
+        """Make the end of the queue the place where audio that arrived then will play."""
+        arrived_ns = max(arrived_ns, self._now_ns)
+        if arrived_ns > self.ended_ns:
+            self._finish_rest()
+            self._whole_ns = self.ended_ns = arrived_ns + self._jitter_buffer_ns
+        elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
+            raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")
+
+    def _append(self, loud: bytes) -> None:
+        began_ns = self._whole_ns
+        self._whole_ns = self.ended_ns = began_ns + len(loud) * WINDOW_NS
+        self._queue.append(Stretch(began_ns, self._whole_ns, loud))
+
+    def _finish_rest(self) -> None:
+        """The run is over, maybe inside a window: judge what there is of it."""
+        if self._rest is None:
+            return
+        loud = loud_windows(self._rest, len(self._rest)).tobytes()
+        self._queue.append(Stretch(self._whole_ns, self.ended_ns, loud))
+        self._rest, self._whole_ns = None, self.ended_ns
+
+    def _take(self, now_ns: int) -> list[Stretch]:
+        taken: list[Stretch] = []
+        queue = self._queue
+        while queue:
+            head = queue[0]
+            if head.ended_ns <= now_ns:
+                queue.popleft()
+                if self._taken:
+                    head = Stretch(head.began_ns + self._taken * WINDOW_NS, head.ended_ns, head.loud[self._taken :])
+                    self._taken = 0
+                taken.append(head)
+                continue
+            windows = (now_ns - head.began_ns) // WINDOW_NS
+            if windows > self._taken:
+                began_ns = head.began_ns + self._taken * WINDOW_NS
+                ended_ns = head.began_ns + windows * WINDOW_NS
+                taken.append(Stretch(began_ns, ended_ns, head.loud[self._taken : windows]))
+                self._taken = windows
+            break
+        return taken
+
+    def _dropped_ns(self, now_ns: int) -> int:
+        """How much of what is queued lies after now: the queue's runs touch, but for the dry time between them."""
+        queued = [(stretch.began_ns, stretch.ended_ns) for stretch in self._queue]
+        queued.append((self._whole_ns, self.ended_ns))
+        return sum(ended_ns - max(began_ns, now_ns) for began_ns, ended_ns in queued if ended_ns > now_ns)

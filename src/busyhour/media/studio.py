@@ -1,0 +1,161 @@
+"""What all the lines of this process share: the wheel, the decoder, and the encoded audio.
+
+Frames are decoded and judged together, every 5 ms, for all lines of a codec at once: 0.3 us a frame instead of 6 to 9.
+It costs no accuracy, because each frame carries the stamp of its arrival.
+"""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from collections import OrderedDict
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pybase64
+
+from busyhour.clock import SystemClock
+from busyhour.errors import ProtocolError
+from busyhour.media.codec import Codec, Octets, resample
+from busyhour.media.speech import WINDOWS_PER_SECOND, loud_windows
+from busyhour.media.wheel import Wheel
+from busyhour.model import Audio, Clock, Samples
+
+DECODE_EVERY_SLOTS = 5
+ENCODED_MAX = 512
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frames:
+    """An utterance ready for the wire: base64 of 20 ms each, and which of them hold the ends of the speech."""
+
+    payloads: tuple[bytes, ...]
+    first_speech: int
+    last_speech: int
+
+
+class Ear(Protocol):
+    """Where decoded frames go."""
+
+    def take_windows(self, loud: bytes, at_ns: int) -> bool:
+        """Take a frame that has been judged; False if this one must be given as samples."""
+        ...
+
+    def take(self, samples: Samples, at_ns: int) -> None: ...
+
+    def refuse(self, failure: ProtocolError, at_ns: int) -> None:
+        """What arrived then cannot be decoded."""
+        ...
+
+
+class Batch:
+    """The frames of one codec that have arrived since they were last decoded."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        padding = -codec.frame_bytes % 3
+        self._frame_bytes = codec.frame_bytes
+        self._padded_bytes = codec.frame_bytes + padding
+        self._padding = padding
+        self.payload_bytes = self._padded_bytes // 3 * 4  # a frame of 20 ms in base64
+        self._windows = WINDOWS_PER_SECOND // 50
+        self._window_samples = codec.rate_hz // WINDOWS_PER_SECOND
+        self._rows: list[tuple[Ear, int, bytes]] = []
+        self.append = self._rows.append  # (ear, at_ns, payload); the payload has exactly `payload_bytes`
+
+    def decode(self) -> None:
+        """Give every ear its frames, in the order in which they came."""
+        if not self._rows:
+            return
+        rows = self._rows[:]
+        self._rows.clear()
+        try:
+            octets = self._octets(rows)
+        except ValueError:  # one of them is no frame in base64: find out which
+            for ear, at_ns, payload in rows:
+                decode_chunk(ear, self.codec, payload, at_ns)
+            return
+        samples = self.codec.decode(octets)
+        loud = loud_windows(samples, self._window_samples).tobytes()
+        windows = self._windows
+        end = 0
+        for i, (ear, at_ns, _) in enumerate(rows):
+            begin, end = end, end + windows
+            if not ear.take_windows(loud[begin:end], at_ns):
+                ear.take(samples[i], at_ns)
+
+    def _octets(self, rows: list[tuple[Ear, int, bytes]]) -> Octets:
+        """Decode base64 once for all rows: a frame's padding is made "A", which adds octets that are cut off again."""
+        joined = bytearray(b"".join([row[2] for row in rows]))
+        if self._padding:
+            tails = np.frombuffer(joined, np.uint8).reshape(-1, self.payload_bytes)[:, -self._padding :]
+            if not (tails == ord("=")).all():
+                raise ValueError("not padded like a frame")
+            tails[:] = ord("A")
+        octets = np.frombuffer(pybase64.b64decode(joined, None, True), np.uint8)
+        return octets.reshape(-1, self._padded_bytes)[:, : self._frame_bytes]
+
+
+def decode_chunk(ear: Ear, codec: Codec, payload: bytes, at_ns: int) -> None:
+    """Give the ear a payload of any length."""
+    try:
+        octets = pybase64.b64decode(payload, None, True)
+    except Base64Error as error:
+        ear.refuse(ProtocolError(f"a media payload of {len(payload)} characters is not base64: {error}"), at_ns)
+        return
+    ear.take(codec.decode(octets), at_ns)
+
+
+class Studio:
+    """One for each process that has lines; `async with studio.turning()` around all of them."""
+
+    def __init__(self, clock: Clock | None = None, wheel: Wheel | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.wheel = wheel or Wheel(self.clock)
+        self.wheel.between(self.decode, every=DECODE_EVERY_SLOTS)
+        self.decoded_ns = 0  # every frame that was stamped before has been given to its ear
+        self._batches: dict[Codec, Batch] = {}
+        self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()
+
+    def turning(self) -> AbstractAsyncContextManager[None]:
+        return self.wheel.turning()
+
+    def batch(self, codec: Codec) -> Batch:
+        """Where the frames of that codec wait to be decoded."""
+        return self._batches.setdefault(codec, Batch(codec))
+
+    def decode(self) -> None:
+        """Decode all that has arrived."""
+        self.decoded_ns = self.clock.now_ns()
+        for batch in self._batches.values():
+            batch.decode()
+
+    def frames(self, audio: Audio, codec: Codec) -> Frames:
+        """The audio's frames in that codec; encoded once, and shared by all lines that say it.
+
+        Worth calling before a phase for audio whose rate is not the codec's: resampling takes milliseconds.
+        """
+        key = (audio, codec)
+        if key in self._encoded:
+            self._encoded.move_to_end(key)
+            return self._encoded[key]
+        frames = self._encoded[key] = encode(audio, codec)
+        if len(self._encoded) > ENCODED_MAX:
+            self._encoded.popitem(last=False)
+        return frames
+
+
+def encode(audio: Audio, codec: Codec) -> Frames:
+    """Cut the audio into frames of 20 ms; the last one is filled up with silence."""
+    samples = resample(audio.samples, audio.rate_hz, codec.rate_hz)
+    size = codec.frame_samples
+    count = max(1, -(-len(samples) // size))
+    padded = np.zeros(count * size, np.int16)
+    padded[: len(samples)] = samples
+    octets = codec.encode(padded)
+    step = codec.frame_bytes
+    payloads = tuple(pybase64.b64encode(octets[at : at + step]) for at in range(0, len(octets), step))
+    first = audio.speech_began * codec.rate_hz // (audio.rate_hz * size)
+    last = max(audio.speech_began, audio.speech_ended - 1) * codec.rate_hz // (audio.rate_hz * size)
+    return Frames(payloads, min(first, count - 1), min(last, count - 1))

@@ -1,0 +1,269 @@
+"""One clock for all lines: a wheel of 20 slots of 1 ms that turns once in a frame of 20 ms.
+
+Each line has a place in one slot, so that a thousand frames leave over 20 ms and not at once: with one slot the median
+frame of a thousand calls is 3.6 ms late, with twenty 0.3 ms. On Linux the wheel is driven by a timerfd with an absolute
+first expiry and a period of 1 ms, which neither drifts nor rounds; elsewhere, and on a virtual clock, by loop timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from busyhour.clock import SystemClock
+from busyhour.errors import ProtocolError
+from busyhour.histogram import LogHistogram
+from busyhour.media.codec import FRAME_NS
+from busyhour.model import SECOND, Clock, Sample
+
+PATIENCE_NS = SECOND
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A place on the wheel. `lost` is called when the tick failed because its socket or its peer did."""
+
+    index: int
+    tick: Callable[[int], None]
+    lost: Callable[[OSError | ProtocolError], None] | None = None
+    attached: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class _Duty:
+    """What is done between the frames, in every slot whose number `every` divides."""
+
+    every: int
+    perform: Callable[[], None]
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    since_ns: int
+    admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Wheel:
+    """Ticks every line every 20 ms, measures by how much each frame was late, and lets new calls in one by one.
+
+    A frame is due at its slot's time. When the process was held up for longer than a turn, a line gets one frame and
+    not a burst: the frames between are skipped, counted in `frames_skipped`, and their lateness is recorded like that
+    of any other, so that a gate on lateness sees them. What a line had to say is not lost: it goes on where it was.
+    """
+
+    def __init__(self, clock: Clock | None = None, slots: int = 20) -> None:
+        self._clock = clock or SystemClock()
+        self._slot_ns = FRAME_NS // slots
+        self._slots: list[list[Slot]] = [[] for _ in range(slots)]
+        self._duties: list[_Duty] = []
+        self._waiting: deque[_Waiting] = deque()
+        self._late = LogHistogram()
+        self._skipped = 0
+        self._began_ns = 0
+        self._next = 0  # the number, since the beginning, of the next slot to come
+        self._turning = False
+        self._bug: BaseException | None = None
+
+    @asynccontextmanager
+    async def turning(self) -> AsyncIterator[None]:
+        """Turn while the body runs. A tick that raises anything but a border error is a bug: it cancels the body and
+        is raised from here."""
+        body = asyncio.current_task()
+        assert body is not None
+        self._bug = None
+        # Begin at a whole slot, a little later, so that the first expiry is not in the past.
+        self._began_ns = (self._clock.now_ns() // self._slot_ns + 2) * self._slot_ns
+        self._next = 0
+        self._turning = True
+        try:
+            with self._driven(body):
+                yield
+        except asyncio.CancelledError:
+            if self._bug is None:
+                raise
+            body.uncancel()
+        finally:
+            self._turning = False
+            self._turn_away()
+        if self._bug is not None:
+            raise self._bug
+
+    def attach(
+        self, tick: Callable[[int], None], lost: Callable[[OSError | ProtocolError], None] | None = None
+    ) -> Slot:
+        """Have `tick(due_ns)` called every 20 ms from now on, in the slot that has fewest lines."""
+        index = min(range(len(self._slots)), key=lambda i: len(self._slots[i]))
+        slot = Slot(index, tick, lost)
+        self._slots[index].append(slot)
+        return slot
+
+    def detach(self, slot: Slot) -> None:
+        """No tick after this. Harmless when it is detached already."""
+        if slot.attached:
+            slot.attached = False
+            self._slots[slot.index].remove(slot)
+
+    def between(self, perform: Callable[[], None], *, every: int) -> None:
+        """Have `perform()` called after the frames of every `every`-th slot."""
+        self._duties.append(_Duty(every, perform))
+
+    async def admitted(self) -> None:
+        """Wait for leave to set up a call: one each slot, none in a slot that was behind.
+
+        A set-up costs as much as dozens of frames: a burst of them makes every line's frames late. Who has waited a
+        second is let in all the same, so that overload shows as lateness and not as calls that never begin.
+        """
+        if not self._turning:
+            raise RuntimeError("the wheel does not turn: wait inside `async with wheel.turning()`")
+        waiting = _Waiting(self._clock.now_ns())
+        self._waiting.append(waiting)
+        await waiting.admitted
+
+    def drain(self, now_ns: int) -> list[Sample]:
+        """Since the last drain: the lateness of every frame as weighted `send_lateness_ms`, and `frames_skipped`."""
+        skipped, self._skipped = self._skipped, 0
+        lateness = self._late.drain(now_ns, "harness", "send_lateness_ms")
+        return [*lateness, Sample(now_ns, "harness", "frames_skipped", skipped)]
+
+    def advance(self, now_ns: int) -> None:
+        """Do what is due by `now_ns`. The drivers call it; a test that has no loop may, too."""
+        last = (now_ns - self._began_ns) // self._slot_ns
+        self._skip_to(last - len(self._slots) + 1, now_ns)
+        while self._next <= last:
+            number, self._next = self._next, self._next + 1
+            due_ns = self._began_ns + number * self._slot_ns
+            bucket = self._slots[number % len(self._slots)]
+            if bucket:
+                self._tick(bucket, due_ns)
+            for duty in self._duties:
+                if number % duty.every == 0:
+                    duty.perform()
+            if self._waiting:
+                self._admit(due_ns)
+
+    def _tick(self, bucket: list[Slot], due_ns: int) -> None:
+        now_ns, late = self._clock.now_ns, self._late.add
+        for slot in tuple(bucket):
+            if not slot.attached:
+                continue
+            try:
+                slot.tick(due_ns)
+            except (OSError, ProtocolError) as failure:
+                self.detach(slot)
+                if slot.lost is not None:
+                    slot.lost(failure)
+            else:
+                late(now_ns() - due_ns)
+
+    def _skip_to(self, number: int, now_ns: int) -> None:
+        """Give up the frames that were due before slot `number`: every line has a later one that is due too."""
+        for behind in range(self._next, number):
+            lines = len(self._slots[behind % len(self._slots)])
+            if lines:
+                self._skipped += lines
+                self._late.add(now_ns - self._began_ns - behind * self._slot_ns, lines)
+        self._next = max(self._next, number)
+
+    def _admit(self, due_ns: int) -> None:
+        now_ns = self._clock.now_ns()
+        first = self._waiting[0]
+        if first.admitted.done():  # cancelled while it waited
+            self._waiting.popleft()
+        elif now_ns - due_ns < self._slot_ns or now_ns - first.since_ns >= PATIENCE_NS:
+            self._waiting.popleft().admitted.set_result(None)
+
+    def _turn_away(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.admitted.done():
+                waiting.admitted.cancel()
+
+    @contextmanager
+    def _driven(self, body: asyncio.Task[object]) -> Iterator[None]:
+        def advance() -> None:
+            try:
+                self.advance(self._clock.now_ns())
+            except BaseException as bug:
+                # A callback has nobody to raise to: the loop would only log it, and the run would go on without sound.
+                if self._bug is None:
+                    self._bug = bug
+                    body.cancel()
+
+        loop = asyncio.get_running_loop()
+        if sys.platform == "linux" and isinstance(self._clock, SystemClock):
+            driver = _timerfd(loop, self._began_ns, self._slot_ns, advance)
+        else:
+            driver = _loop_timer(loop, self._clock, self._began_ns, self._slot_ns, advance)
+        with driver:
+            yield
+
+
+@contextmanager
+def _loop_timer(
+    loop: asyncio.AbstractEventLoop, clock: Clock, first_ns: int, period_ns: int, expired: Callable[[], None]
+) -> Iterator[None]:
+    handle: asyncio.TimerHandle | None = None
+
+    def again() -> None:
+        nonlocal handle
+        now_ns = clock.now_ns()
+        if now_ns >= first_ns:
+            expired()
+            now_ns = clock.now_ns()
+        due_ns = max(first_ns, now_ns + period_ns - (now_ns - first_ns) % period_ns)
+        handle = loop.call_at(loop.time() + (due_ns - now_ns) / SECOND, again)
+
+    again()
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.cancel()
+
+
+class _TimeSpec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("it_interval", _TimeSpec), ("it_value", _TimeSpec))
+
+
+@contextmanager
+def _timerfd(
+    loop: asyncio.AbstractEventLoop, first_ns: int, period_ns: int, expired: Callable[[], None]
+) -> Iterator[None]:
+    """A timer of the kernel (timerfd_create(2)), first at `first_ns` on CLOCK_MONOTONIC, then every `period_ns`.
+
+    By ctypes, because `os.timerfd_create` came with Python 3.13.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    clock_monotonic, absolute = 1, 1
+    fd = libc.timerfd_create(clock_monotonic, os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "timerfd_create")
+    try:
+        spec = _TimerSpec(_TimeSpec(*divmod(period_ns, SECOND)), _TimeSpec(*divmod(first_ns, SECOND)))
+        if libc.timerfd_settime(fd, absolute, ctypes.byref(spec), None) < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+        def readable() -> None:
+            try:
+                os.read(fd, 8)  # how often it expired; the clock says it better
+            except BlockingIOError:
+                return
+            expired()
+
+        loop.add_reader(fd, readable)
+        try:
+            yield
+        finally:
+            loop.remove_reader(fd)
+    finally:
+        os.close(fd)
