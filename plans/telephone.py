@@ -226,8 +226,8 @@ class Demands:
         self._gate(AtLeast(call_success(brown_out), 75, "%"), red=self._defect("hang_up_early:0.9"), benign=self._fine)
 
     def _of_the_harness(self) -> None:
-        blocked = Variation(name="harness blocked", faults={greeting.name: [BlockLoop(60, every_milliseconds=300)]})
-        busy = Variation(name="harness busy", faults={greeting.name: [BlockLoop(2, every_milliseconds=300)]})
+        blocked = Variation(name="harness blocked", faults={greeting.name: [BlockLoop(milliseconds=60, every_milliseconds=300)]})
+        busy = Variation(name="harness busy", faults={greeting.name: [BlockLoop(milliseconds=2, every_milliseconds=300)]})
         crowded = Variation(name="no room for calls", phases=[replace(greeting, at_once=3)])
         self._gate(AtMost(dropped(), 0), red=crowded, benign=busy, harness=True)
         self._gate(AtMost(send_lateness(q=0.99), 5, "ms"), red=blocked, benign=busy, harness=True)
@@ -252,13 +252,14 @@ def plan(profile: str = "conversational", agent: str = f"{sys.executable} -m voi
     if profile not in PROFILES:
         raise PlanError(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
     demands = Demands(agent, PROFILES[profile])
+    target = started_by(agent)
     return Plan(
         about=f"profile {profile}",
-        target=started_by(agent),
+        target=target,
         carrier=carrier,
         services=[llm, stt, tts],
         phases=[greeting, steady, barge_in, brown_out],
-        probes=[Process("voice-agent")],
+        probes=[Process(target)],
         gates=demands.gates,
         valid_if=demands.valid_if,
         controls=demands.controls,

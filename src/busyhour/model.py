@@ -188,6 +188,16 @@ class Line(Protocol):
         """When the media stream was open in both directions: first-audio latency counts from here."""
         ...
 
+    @property
+    def trail(self) -> Sequence[tuple[int, str]]:
+        """What happened on the wire, by time: bounded, for people to read."""
+        ...
+
+    @property
+    def detail(self) -> Mapping[str, JSON]:
+        """What the line wants said of the call in its operation ("dropped_frames", ...); empty if nothing."""
+        ...
+
     async def say(self, audio: Audio) -> Spoken:
         """Play it to the agent from the next frame on; returns when its last sample is sent. Raises CallFailed."""
         ...
@@ -294,7 +304,7 @@ class Probe(Protocol):
 class Outcome(StrEnum):
     """In the order of badness; the roll-up takes the last that occurs."""
 
-    PASS = "pass"  # noqa: S105  (an outcome, no password)
+    PASS = "pass"
     NOT_RUN = "not run"
     INCONCLUSIVE = "inconclusive"
     FAIL = "fail"

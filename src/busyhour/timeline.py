@@ -15,7 +15,7 @@ from busyhour.clock import SystemClock
 from busyhour.errors import PlanError
 from busyhour.media.utterances import from_wav, rendered, utterances
 from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Endpoint, Line, Operation
-from busyhour.workloads.call import Call, Greeting, Say, Scenario
+from busyhour.workloads.call import Call, Greeting, Say, Scenario, Step
 
 EXAMPLE = "busyhour call ws://127.0.0.1:8080/media --say hours.today --say goodbye.bye"
 DEFAULT_SAYS = ("hours.today", "smalltalk.thanks", "goodbye.bye")
@@ -34,7 +34,7 @@ def call(url: str, *, says: Sequence[str], patience_seconds: float, codec: str, 
     if not url.startswith(("ws://", "wss://")):
         raise PlanError(f"{url!r} is no media stream; give the agent's WebSocket, like ws://127.0.0.1:8080/media")
     audios = [_audio(text) for text in says or DEFAULT_SAYS]
-    steps = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in audios)]
+    steps: list[Step] = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in audios)]
     notes = asyncio.run(_place(url, Scenario("call", steps), codec))
     _print(notes, out)
     return 0 if all(o.outcome == "ok" for o in notes.operations if o.kind in {"call", "turn"}) else 1

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from busyhour.model import (
+    JSON,
     MS,
     SECOND,
     Audio,
@@ -84,6 +85,8 @@ class MemoryLine:
         self._clock, self._manner = clock, manner
         self.opened_ns = clock.now_ns()
         self.pressed = ""
+        self.trail: list[tuple[int, str]] = []
+        self.detail: dict[str, JSON] = {}
         self._turns = 0
         self._ends_ns: int | None = None
         self._events: list[Heard] = []

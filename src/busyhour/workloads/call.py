@@ -7,12 +7,13 @@ Nothing here measures time itself, so nothing here can add to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from busyhour.media.utterances import utterance
 from busyhour.model import (
+    JSON,
     MS,
     SECOND,
     Arrival,
@@ -91,6 +92,7 @@ class Call:
         began_ns = arrival.clock.now_ns()
         opened_ns: int | None = None
         outcome, detail, ended_by = "ok", "", "caller"
+        told: Mapping[str, JSON] = {}
         try:
             async with arrival.dial(self._setup_for(arrival)) as line:
                 opened_ns = line.opened_ns
@@ -103,6 +105,7 @@ class Call:
                     outcome, detail = conversation.judge_end(ended.heard.detail)
                 finally:
                     conversation.close()
+                    told = line.detail
         except CallFailed as failure:
             outcome, detail = failure.reason, failure.detail
         except asyncio.CancelledError:
@@ -118,7 +121,13 @@ class Call:
                     began_ns=began_ns,
                     ended_ns=arrival.clock.now_ns(),
                     outcome=outcome,
-                    detail={"opened_ns": opened_ns, "ended_by": ended_by, "scenario": scenario.name, "why": detail},
+                    detail={
+                        "opened_ns": opened_ns,
+                        "ended_by": ended_by,
+                        "scenario": scenario.name,
+                        "why": detail,
+                        **told,
+                    },
                 )
             )
 
@@ -173,11 +182,9 @@ class _Conversation:
 
     def judge_end(self, why: str) -> tuple[str, str]:
         """Outcome and detail of a call which the agent ended: fine after the last step or by transfer."""
-        if self._remaining == 0 and why in {"hung up", "transferred"}:
+        if why == "transferred" or (why == "hung up" and self._remaining == 0):
             return "ok", why
-        if why == "transferred":
-            return "ok", why
-        return ("hung up early" if why == "hung up" else "lost"), why
+        return ("hung up early" if why == "hung up" else why.partition(":")[0]), why
 
     # ---------------------------------------------------------------- steps
 

@@ -1,0 +1,232 @@
+"""The HTTP API that the agent commands its calls with: `POST /v2/calls/{call_control_id}/actions/{action}`.
+
+`client_state_update` alone is a PUT; the twin takes it as a POST too.
+
+Shapes and status codes: developers.telnyx.com/api-reference/call-commands, as the vendor's SDK reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+from aiohttp import web
+
+from busyhour.carriers.telnyx import params
+from busyhour.carriers.telnyx.call import Call
+from busyhour.carriers.telnyx.exchange import COMMAND_IDS_REMEMBERED, Exchange
+from busyhour.carriers.telnyx.refusals import (
+    Refusal,
+    ended,
+    invalid_call,
+    malformed,
+    not_found,
+    unauthenticated,
+    unexpected,
+    unsupported,
+)
+from busyhour.model import SECOND
+
+BODY_BYTES_MAX = 16 << 20
+COMMAND_ID_SECONDS = 60
+CALL_CONTROL_ID_CHARACTERS_MIN = 20
+
+Command: TypeAlias = Callable[[Call, Mapping[str, Any]], None]
+
+
+def _nothing(_call: Call, _body: Mapping[str, Any]) -> None:
+    """Noise suppression: the twin's lines have no noise, so there is nothing to do and nothing to refuse."""
+
+
+COMMANDS: Mapping[str, Command] = {
+    "answer": Call.answer,
+    "client_state_update": Call.update_client_state,
+    "hangup": Call.hangup,
+    "playback_start": Call.start_playback,
+    "playback_stop": Call.stop_playback,
+    "reject": Call.reject,
+    "send_dtmf": Call.send_dtmf,
+    "speak": Call.speak,
+    "streaming_start": Call.start_stream,
+    "streaming_stop": Call.stop_stream,
+    "suppression_start": _nothing,
+    "suppression_stop": _nothing,
+    "transfer": Call.transfer,
+}
+# What Telnyx has and this twin has not, so that a misspelt path is told from one that is merely not here.
+ELSEWHERE = frozenset(
+    {
+        "ai_assistant_add_messages",
+        "ai_assistant_join",
+        "ai_assistant_start",
+        "ai_assistant_stop",
+        "bridge",
+        "conversation_relay_start",
+        "conversation_relay_stop",
+        "enqueue",
+        "fork_start",
+        "fork_stop",
+        "gather",
+        "gather_stop",
+        "gather_using_ai",
+        "gather_using_audio",
+        "gather_using_speak",
+        "leave_queue",
+        "pay",
+        "record_pause",
+        "record_resume",
+        "record_start",
+        "record_stop",
+        "refer",
+        "send_sip_info",
+        "siprec_start",
+        "siprec_stop",
+        "switch_supervisor_role",
+        "transcription_start",
+        "transcription_stop",
+    }
+)
+
+
+def application(exchange: Exchange, api_key: str) -> web.Application:
+    """The API of one carrier. `api_key`: the bearer to accept; "" accepts any."""
+    api = _Api(exchange, api_key)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[api.answering])
+    app.router.add_post("/v2/calls", api.dial)
+    app.router.add_get("/v2/calls/{id}", api.status)
+    app.router.add_post("/v2/calls/{id}/actions/{action}", api.command)
+    app.router.add_put("/v2/calls/{id}/actions/{action:client_state_update}", api.command)
+    return app
+
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Api:
+    def __init__(self, exchange: Exchange, api_key: str) -> None:
+        self._exchange = exchange
+        self._api_key = api_key
+
+    @web.middleware
+    async def answering(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every refusal in Telnyx's shape; a bug ends the run, and is not hidden in a 500."""
+        try:
+            self._authenticate(request)
+            # aiohttp would log a bug and go on; as a task in the background it is heard.
+            answer = self._exchange.background.spawn(_run(handler, request))
+            if answer is None:
+                raise unexpected()
+            return await answer
+        except Refusal as refusal:
+            return web.json_response(refusal.body(), status=refusal.status)
+
+    def _authenticate(self, request: web.Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip() or (self._api_key and token.strip() != self._api_key):
+            raise unauthenticated()
+
+    async def dial(self, request: web.Request) -> web.StreamResponse:
+        params.dial(await _body(request))
+        raise unsupported("outbound calls", "It places the calls itself: they arrive as call.initiated webhooks.")
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        call_control_id = request.match_info["id"]
+        call = self._exchange.calls.get(call_control_id)
+        if call is not None:
+            return web.json_response({"data": call.status()})
+        if call_control_id in self._exchange.ended:
+            return web.json_response({"data": self._exchange.ended[call_control_id].status})
+        raise invalid_call()
+
+    async def command(self, request: web.Request) -> web.StreamResponse:
+        action = request.match_info["action"]
+        body = await _body(request)
+        command_id = params.text(body, "command_id")
+        call = self._call(request.match_info["id"], command_id)
+        if call is None:  # a repetition of the command that ended the call
+            return _ok()
+        try:
+            self._perform(call, action, command_id, body)
+        except Refusal as refusal:
+            call.note(f"command {action} -> {refusal.status} {refusal.code} {refusal.detail}")
+            raise
+        return _ok()
+
+    def _call(self, call_control_id: str, command_id: str) -> Call | None:
+        """The call; None when it has ended but this very command was done before. Raises Refusal."""
+        call = self._exchange.calls.get(call_control_id)
+        if call is not None:
+            return call
+        remembered = self._exchange.ended.get(call_control_id)
+        if remembered is not None and self._repeated(remembered.command_ids, command_id):
+            return None
+        # Calls are forgotten in time; an id of the right kind belonged to one of them.
+        if call_control_id.startswith("v3:") and len(call_control_id) >= CALL_CONTROL_ID_CHARACTERS_MIN:
+            raise ended()
+        raise invalid_call()
+
+    def _perform(self, call: Call, action: str, command_id: str, body: Mapping[str, Any]) -> None:
+        if self._repeated(call.command_ids, command_id):
+            call.note(f"command {action} ignored: the command_id {command_id} was seen before")
+            return
+        command = COMMANDS.get(action)
+        if command is None:
+            raise self._unknown(action)
+        if call.random.random() < self._exchange.manners.command_error_share:
+            raise unexpected()
+        state = params.client_state(body)
+        before = call.client_state
+        call.commands += 1
+        call.note(f"command {action}")
+        # The webhooks of this very command carry the new state already.
+        call.client_state = state or before
+        try:
+            command(call, body)
+        except Refusal:
+            call.client_state = before
+            raise
+        if command_id:
+            call.command_ids[command_id] = self._exchange.clock.now_ns()
+            if len(call.command_ids) > COMMAND_IDS_REMEMBERED:
+                del call.command_ids[next(iter(call.command_ids))]
+
+    def _unknown(self, action: str) -> Refusal:
+        if action in ELSEWHERE:
+            return unsupported(action, f"It supports {', '.join(sorted(COMMANDS))}.")
+        return not_found()
+
+    def _repeated(self, command_ids: Mapping[str, int], command_id: str) -> bool:
+        at_ns = command_ids.get(command_id)
+        return at_ns is not None and self._exchange.clock.now_ns() - at_ns < COMMAND_ID_SECONDS * SECOND
+
+
+async def _run(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """The handler, with its refusals as answers: nothing that is expected may end the task group."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return web.json_response(refusal.body(), status=refusal.status)
+    except web.HTTPException as problem:
+        said = not_found() if problem.status in (404, 405) else malformed(problem.reason)
+        return web.json_response(said.body(), status=problem.status)
+    except (ConnectionError, asyncio.IncompleteReadError) as failure:  # the agent went away while we read
+        return web.json_response(malformed(str(failure)).body(), status=400)
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    raw = await request.read()
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise malformed() from None
+    if not isinstance(body, dict):
+        raise malformed("The request's body must be a JSON object.")
+    return body
+
+
+def _ok() -> web.Response:
+    return web.json_response({"data": {"result": "ok"}})

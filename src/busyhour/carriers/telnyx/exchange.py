@@ -1,0 +1,108 @@
+"""What the calls of one carrier share: its manners, its services, and the book of calls in progress."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import aiohttp
+
+from busyhour.carriers.telnyx.background import Background
+from busyhour.carriers.telnyx.media import ErrorShape
+from busyhour.carriers.telnyx.webhooks import Webhooks
+from busyhour.media.studio import Studio
+from busyhour.model import Clock
+
+if TYPE_CHECKING:
+    from busyhour.carriers.telnyx.call import Call
+
+TransferEnd: TypeAlias = Literal["answered", "busy", "rejected", "no answer"]
+
+ENDED_REMEMBERED = 1000
+COMMAND_IDS_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manners:
+    """How the carrier behaves where Telnyx leaves it open or the world decides."""
+
+    media_within_seconds: float = 5.0  # from the answer to the open media socket
+    hangup_within_seconds: float = 1.0  # from a closed media socket to the hangup command; then the call is "lost"
+    effect_after_ms: int = 10  # from the answer to a command to its effect
+    transfer: TransferEnd = "answered"
+    transfer_after_ms: int = 300
+    jitter_buffer_ms: int = 0
+    error_shape: ErrorShape = "payload"
+    l16_little_endian: bool = False
+    command_error_share: float = 0.0
+    socket_is_call: bool = False  # no call control: who closes the media socket has hung up
+
+
+def drawn_uuid(random: Random) -> str:
+    return str(UUID(int=random.getrandbits(128), version=4))
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The names of one call leg. `control` is what commands are addressed to."""
+
+    control: str
+    leg: str
+    session: str
+
+    @classmethod
+    def drawn(cls, random: Random, session: str = "") -> Ids:
+        control = base64.urlsafe_b64encode(random.randbytes(40)).decode().rstrip("=")
+        leg, own_session = drawn_uuid(random), drawn_uuid(random)
+        return cls("v3:" + control, leg, session or own_session)
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What is still known of a call that has ended."""
+
+    status: dict[str, Any]
+    command_ids: dict[str, int]
+
+
+@dataclass(kw_only=True, eq=False)
+class Exchange:
+    """Shared by the calls of one running carrier; `webhooks` and `session` are None where there is no call control."""
+
+    clock: Clock
+    studio: Studio
+    background: Background
+    manners: Manners
+    connection_id: str
+    user_id: str
+    webhooks: Webhooks | None = None
+    session: aiohttp.ClientSession | None = None
+    calls: dict[str, Call] = field(default_factory=dict)
+    ended: OrderedDict[str, Remembered] = field(default_factory=OrderedDict)
+
+    def forget(self, call: Call) -> None:
+        """The call has ended: keep only what late commands are answered with."""
+        if self.calls.pop(call.ids.control, None) is not None:
+            self.ended[call.ids.control] = Remembered(call.status(), call.command_ids)
+            while len(self.ended) > ENDED_REMEMBERED:
+                self.ended.popitem(last=False)
+
+
+def reachable(url: str, target_url: str) -> bool:
+    """Whether we may connect to `url`: on this machine, or where the target is; a test calls nobody else."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    if host in ("localhost", urlsplit(target_url).hostname):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

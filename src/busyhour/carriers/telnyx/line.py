@@ -1,0 +1,56 @@
+"""The caller's end of a call: what a workload holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from busyhour.carriers.telnyx.call import Call
+from busyhour.model import JSON, MS, Audio, CallFailed, Heard, Spoken
+
+DIGIT_NS = 100 * MS
+PAUSE_NS = 100 * MS
+
+
+class TelnyxLine:
+    """A `model.Line`, which also knows its `trail`."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._leg = call.leg
+
+    @property
+    def opened_ns(self) -> int:
+        return self._leg.opened_ns
+
+    @property
+    def trail(self) -> Sequence[tuple[int, str]]:
+        """What happened so far, as (at_ns, sentence), at most the last 1,000."""
+        return tuple(self._call.trail)
+
+    @property
+    def detail(self) -> Mapping[str, JSON]:
+        """What a person should know beside the outcome: frames dropped and why, malformed, unread. Mostly empty."""
+        return self._call.detail()
+
+    async def say(self, audio: Audio) -> Spoken:
+        return await self._leg.say(audio)
+
+    async def hear(self, until_ns: int) -> Heard | None:
+        return await self._leg.hear(until_ns)
+
+    async def press(self, digits: str) -> None:
+        """Press the keys, each for 100 ms with 100 ms between. Raises CallFailed, ValueError for what is no key."""
+        if not re.fullmatch(r"[0-9A-D*#]+", digits):
+            raise ValueError(f"{digits!r}: keys are 0-9, A-D, * and #")
+        clock = self._call.exchange.clock
+        for digit in digits:
+            if self._call.end is not None:
+                raise CallFailed(self._call.end.why, self._call.end.detail)
+            # A receiver reports a key when it is released.
+            await clock.sleep_until(clock.now_ns() + DIGIT_NS)
+            self._call.press(digit)
+            await clock.sleep_until(clock.now_ns() + PAUSE_NS)
+
+    async def hang_up(self) -> None:
+        self._call.hang_up()

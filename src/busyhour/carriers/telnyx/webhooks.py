@@ -1,0 +1,171 @@
+"""Webhooks as Telnyx sends them: signed, at least once, in no promised order.
+
+Envelope: developers.telnyx.com/docs/voice/programmable-voice/voice-api-webhooks. Signature: the Ed25519 signature of
+`timestamp|body` in base64, with the key that the vendor's SDK verifies (its `lib/webhook_verification.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, TypeAlias
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from busyhour.carriers.telnyx.background import Background
+from busyhour.clock import unix_seconds, wall_time
+from busyhour.model import MS, Clock
+
+Signature: TypeAlias = Literal["valid", "missing", "wrong", "tampered", "stale"]
+
+STALE_SECONDS = 600  # twice the tolerance of the vendor's verifier
+BODY_SHOWN = 200
+
+
+class Signer:
+    """The carrier's key pair, made from a seed: the same seed, the same public key."""
+
+    def __init__(self, seed: int) -> None:
+        self._key = _key(Random(f"telnyx key {seed}"))
+        self._other = _key(Random(f"a forger's key {seed}"))
+
+    @property
+    def public_key(self) -> str:
+        """As the Mission Control portal shows it: base64 of the 32 raw bytes."""
+        raw = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return base64.b64encode(raw).decode()
+
+    def headers(self, body: bytes, how: Signature = "valid") -> dict[str, str]:
+        if how == "missing":
+            return {}
+        timestamp = str(unix_seconds() - (STALE_SECONDS if how == "stale" else 0))
+        key = self._other if how == "wrong" else self._key
+        signed = body + b" " if how == "tampered" else body
+        signature = key.sign(timestamp.encode() + b"|" + signed)
+        return {
+            "telnyx-signature-ed25519": base64.b64encode(signature).decode(),
+            "telnyx-timestamp": timestamp,
+        }
+
+
+def _key(random: Random) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(random.randbytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of a webhook: "delivered", "refused" (an answer, not 2xx) or "unanswered" (no answer)."""
+
+    outcome: Literal["delivered", "refused", "unanswered"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """How the carrier delivers: its retries, and its vices as shares of the webhooks."""
+
+    retries: int = 2
+    retry_ms: int = 250  # before the first retry; each later one waits twice as long
+    timeout_seconds: float = 2.0
+    duplicate_share: float = 0.0
+    late_share: float = 0.0  # a late webhook is overtaken by those after it
+    late_ms: int = 250
+    signature: Signature = "valid"
+    signature_share: float = 1.0  # of the webhooks that are signed in that way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One webhook event. `told` takes the sentence that says what came of it."""
+
+    type: str
+    id: str
+    payload: Mapping[str, Any]
+    url: str
+    told: Callable[[str], None]
+    retries_ms: Sequence[int] | None = None  # the agent's own policy, from `webhook_retries_policies`
+
+
+class Webhooks:
+    """Posts events, each as a task in the background."""
+
+    def __init__(
+        self, *, habits: Habits, signer: Signer, session: aiohttp.ClientSession, background: Background, clock: Clock
+    ) -> None:
+        self._habits = habits
+        self._signer = signer
+        self._session = session
+        self._background = background
+        self._clock = clock
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long it is worth to wait for what is under way when a call is over."""
+        return self._habits.timeout_seconds
+
+    def post(self, event: Event, random: Random) -> asyncio.Task[Delivery] | None:
+        """Deliver it; the task ends with what came of it. `random` decides on the vices. None: the run is ending."""
+        habits = self._habits
+        duplicated = random.random() < habits.duplicate_share
+        late = random.random() < habits.late_share
+        signature: Signature = habits.signature if random.random() < habits.signature_share else "valid"
+        occurred_at = utc_now()
+        task = self._background.spawn(self._deliver(event, occurred_at, signature, late=late))
+        if duplicated:
+            event.told(f"webhook {event.type} is delivered twice")
+            self._background.spawn(self._deliver(event, occurred_at, signature, late=late))
+        return task
+
+    async def _deliver(self, event: Event, occurred_at: str, signature: Signature, *, late: bool) -> Delivery:
+        habits = self._habits
+        waits = event.retries_ms
+        if waits is None:
+            waits = [habits.retry_ms << attempt for attempt in range(habits.retries)]
+        if late:
+            await self._sleep(habits.late_ms)
+        delivery = Delivery("unanswered")
+        for attempt in range(len(waits) + 1):
+            if attempt:
+                await self._sleep(waits[attempt - 1])
+            began_ns = self._clock.now_ns()
+            delivery = await self._attempt(event, occurred_at, signature, attempt + 1)
+            took_ms = (self._clock.now_ns() - began_ns) / MS
+            event.told(f"webhook {event.type} -> {delivery.detail} ({took_ms:.0f} ms, attempt {attempt + 1})")
+            if delivery.outcome == "delivered":
+                break
+        return delivery
+
+    async def _attempt(self, event: Event, occurred_at: str, signature: Signature, attempt: int) -> Delivery:
+        data = {
+            "event_type": event.type,
+            "id": event.id,
+            "occurred_at": occurred_at,
+            "payload": event.payload,
+            "record_type": "event",
+        }
+        envelope = {"data": data, "meta": {"attempt": attempt, "delivered_to": event.url}}
+        body = json.dumps(envelope, separators=(",", ":")).encode()
+        headers = {"content-type": "application/json", "user-agent": "telnyx-webhooks"}
+        headers |= self._signer.headers(body, signature)
+        try:
+            async with self._session.post(event.url, data=body, headers=headers, allow_redirects=False) as answer:
+                said = " ".join((await answer.content.read(BODY_SHOWN)).decode(errors="replace").split())
+        except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+            return Delivery("unanswered", f"no answer: {failure or type(failure).__name__}")
+        if 200 <= answer.status < 300:
+            return Delivery("delivered", str(answer.status))
+        return Delivery("refused", f"{answer.status} {said}".strip())
+
+    async def _sleep(self, ms: float) -> None:
+        await self._clock.sleep_until(self._clock.now_ns() + round(ms * MS))
+
+
+def utc_now() -> str:
+    """Now, as Telnyx writes it: ISO 8601 with microseconds and Z."""
+    return wall_time().replace("+00:00", "000Z")
