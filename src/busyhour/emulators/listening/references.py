@@ -1,0 +1,130 @@
+"""The utterances that can be recognised, as features, and the shortlist of those that may be sounding.
+
+A patch of 300 ms is 48 terms of its cosine transform. Its distance to the patches at every frame of every reference is
+one matrix product; how near the nearest of a reference is counts as evidence for that reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from busyhour.emulators.listening.spectra import (
+    BANDS,
+    ENVELOPE_AHEAD,
+    ENVELOPE_BACK,
+    FRAMES_PER_SECOND,
+    SILENT,
+    WINDOW_MS,
+    Flags,
+    Floats,
+    Spectra,
+    nothing,
+    product,
+    relative,
+)
+from busyhour.model import Audio, Word
+
+PATCH, PATCH_HOP = 30, 10
+"""Frames in a patch, and from one to the next."""
+TERMS = (6, 8)
+"""Terms of the cosine transform that are kept: in time, in frequency."""
+PATCH_SCALE = 160.0
+"""Squared distance of two patches that are neither alike nor different; the mean of two at random is 480."""
+SOUNDING = 0.01
+"""A frame 20 dB below the loudest of its utterance carries no evidence."""
+MARGIN = 30
+"""Frames of silence around a reference: its first patch begins before it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceWord:
+    text: str
+    first: int  # frame
+    last: int  # exclusive
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One utterance: its features, which of its frames sound, and its words by frame."""
+
+    name: str
+    features: Floats
+    sounding: Flags
+    words: tuple[ReferenceWord, ...]
+
+
+class Vocabulary:
+    """The references of a process: computed once, shared by all its streams, never changed."""
+
+    def __init__(self, utterances: Iterable[Audio]) -> None:
+        self.references: Sequence[Reference] = [_reference(audio) for audio in utterances]
+        self._basis = _cosines()
+        patches = [self.patches(reference.features, 1) for reference in self.references]
+        self._first = np.cumsum([0, *(len(p) for p in patches[:-1])], dtype=np.intp)
+        together = np.concatenate(patches) if patches else np.zeros((0, TERMS[0] * TERMS[1]), np.float32)
+        self._patches = np.ascontiguousarray(together.T)
+        self._squares = (together**2).sum(axis=1)
+
+    def patches(self, features: Floats, hop: int) -> Floats:
+        """The patches that begin at every `hop`-th frame: count x terms."""
+        if len(features) < PATCH:
+            return np.zeros((0, TERMS[0] * TERMS[1]), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(features, PATCH, axis=0)[::hop]
+        return product(windows.reshape(len(windows), -1), self._basis)
+
+    def evidence(self, patches: Floats) -> Floats:
+        """For each patch and reference, from 0 (nothing in it is like it) to 1 (the same): count x references."""
+        if not len(self.references):
+            return np.zeros((len(patches), 0), np.float32)
+        squares = (patches**2).sum(axis=1)[:, None] + self._squares - 2 * product(patches, self._patches)
+        nearest = np.minimum.reduceat(squares, self._first, axis=1)
+        return np.clip(1 - nearest / PATCH_SCALE, 0, 1)
+
+
+def _reference(audio: Audio) -> Reference:
+    rate = audio.rate_hz
+    silence = np.zeros(MARGIN * rate // FRAMES_PER_SECOND, np.int16)
+    padded = np.concatenate([silence, audio.samples, silence])
+    energies = Spectra(rate).feed(padded)
+    features = relative(np.concatenate([nothing(ENVELOPE_BACK), energies, nothing(ENVELOPE_AHEAD)]))
+    peaks = energies.max(axis=1)
+    sounding = peaks > max(SOUNDING * float(peaks.max()), SILENT)
+    # A frame stands for its middle: the frame of a sample is the one whose middle is nearest.
+    back = MARGIN - WINDOW_MS * FRAMES_PER_SECOND / 2000
+    words = tuple(
+        ReferenceWord(
+            word.text,
+            round(word.began * FRAMES_PER_SECOND / rate + back),
+            round(word.ended * FRAMES_PER_SECOND / rate + back),
+        )
+        for word in _words(audio)
+    )
+    return Reference(audio.name, features, sounding, words)
+
+
+def _words(audio: Audio) -> Sequence[Word]:
+    """The words as the text writes them; where their places are unknown, by the share of letters in the speech."""
+    written = audio.text.split()
+    if len(audio.words) == len(written):
+        return [Word(text, word.began, word.ended) for text, word in zip(written, audio.words, strict=True)]
+    if audio.words:
+        return audio.words
+    letters = np.cumsum([0, *(len(text) + 1 for text in written)])
+    places = audio.speech_began + letters * (audio.speech_ended - audio.speech_began) / max(int(letters[-1]), 1)
+    return [Word(text, int(places[i]), int(places[i + 1])) for i, text in enumerate(written)]
+
+
+def _cosines() -> Floats:
+    """The basis of the patches' cosine transform: (bands x frames) x terms, orthonormal (DCT-II)."""
+    in_time = _cosine_rows(PATCH, TERMS[0])
+    in_frequency = _cosine_rows(BANDS, TERMS[1])
+    return np.asarray(np.kron(in_frequency, in_time).T, np.float32)
+
+
+def _cosine_rows(length: int, terms: int) -> Floats:
+    rows = np.cos(np.pi / length * np.arange(terms)[:, None] * (np.arange(length) + 0.5)) * np.sqrt(2 / length)
+    rows[0] /= np.sqrt(2)
+    return np.asarray(rows, np.float32)
