@@ -18,10 +18,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "histogram": FOUNDATION,
     "arrivals": FOUNDATION,
     # the judging half: numbers and records in, verdicts out
-    "statistics": FOUNDATION | {"wording"},
-    "indicators": FOUNDATION | {"statistics", "wording"},
-    "wording": set(),
-    "gates": FOUNDATION | {"statistics", "indicators", "wording"},
+    "statistics": FOUNDATION,
+    "indicators": FOUNDATION | {"statistics"},
+    "gates": FOUNDATION | {"statistics", "indicators"},
     "reports": FOUNDATION | {"gates", "indicators"},
     # the doing half
     "journal": FOUNDATION | {"clock"},

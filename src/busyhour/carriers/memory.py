@@ -21,8 +21,6 @@ from busyhour.model import (
     Spoken,
 )
 
-HANGOVER_NS = 500 * MS
-
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
@@ -35,6 +33,7 @@ class Manner:
     misses_turn: int = 0  # this turn is not answered
     refuses: str = ""  # every call fails with this reason
     hangs_up_after_turn: int = 0
+    hangover_ms: int = 500  # after its end the caller is told of it
 
 
 @dataclass(kw_only=True, eq=False)
@@ -139,6 +138,5 @@ class MemoryLine:
             kept.append(Heard(HeardKind.OFFSET, at_ns))
         self._events = kept
 
-    @staticmethod
-    def _told_ns(event: Heard) -> int:
-        return event.at_ns + (HANGOVER_NS if event.kind is HeardKind.OFFSET else 0)
+    def _told_ns(self, event: Heard) -> int:
+        return event.at_ns + (self._manner.hangover_ms * MS if event.kind is HeardKind.OFFSET else 0)

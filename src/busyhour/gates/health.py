@@ -1,0 +1,120 @@
+"""What is asked of every run before anything is said of its target, and of every target beside the plan's gates."""
+
+from __future__ import annotations
+
+import re
+
+from busyhour.gates.limits import Holds
+from busyhour.model import SECOND, Comparison, Mark, Outcome, Run
+from busyhour.statistics.wording import number
+
+# An agent does not send these to itself. SIGKILL is also what the kernel sends when memory runs out.
+_FROM_OUTSIDE = re.compile(r"was killed by SIG(KILL|TERM|INT|HUP|QUIT)\b|its supervisor was killed")
+
+
+def _whole(run: Run) -> Comparison:
+    began = run.marks("run.began")
+    if not began:
+        return Comparison(Outcome.INVALID, "it never began")
+    if run.marks("run.ended") or run.marks("run.stopped"):
+        return Comparison(Outcome.PASS, "")
+    after = _after(run, _last_ns(run))
+    return Comparison(
+        Outcome.INVALID,
+        f"its journal breaks off {after}, without an end: a service did not start, or the harness was killed or failed",
+    )
+
+
+def _last_ns(run: Run) -> int:
+    """The last instant the journal knows of."""
+    marks = [
+        mark.at_ns
+        for kind in ("run.began", "service.started", "phase.began", "phase.ended", "fault.began", "fault.ended")
+        for mark in run.marks(kind)
+    ]
+    ends = [call.ended_ns or call.due_ns for kind in ("call", "turn", "speech") for call in run.operations(kind)]
+    samples = [sample.at_ns for name in ("loop_lag_ms", "send_lateness_ms") for sample in run.samples("harness", name)]
+    return max(*marks, *ends, *samples, 0)
+
+
+def _after(run: Run, at_ns: int) -> str:
+    began_ns = min((mark.at_ns for mark in run.marks("run.began")), default=at_ns)
+    return f"{number((at_ns - began_ns) / SECOND)} s after it began"
+
+
+def _undisturbed(run: Run) -> Comparison:
+    disturbed = [mark for mark in run.marks("service.died") if not _own_fault(mark)]
+    if not disturbed:
+        return Comparison(Outcome.PASS, "")
+    told = "; ".join(f"{_obituary(mark)}, {_after(run, mark.at_ns)}" for mark in disturbed)
+    killed = any(mark.detail.get("role") == "target" for mark in disturbed)
+    return Comparison(
+        Outcome.INVALID, f"{told} (from outside, or by the kernel for want of memory)" if killed else told
+    )
+
+
+def _own_fault(died: Mark) -> bool:
+    """Whether the target ended by itself: a service of ours never should, and a signal comes from elsewhere."""
+    return died.detail.get("role") == "target" and not _FROM_OUTSIDE.search(str(died.detail.get("obituary", "")))
+
+
+def _obituary(died: Mark) -> str:
+    return " ".join(str(died.detail.get("obituary") or f"{died.name} died").split())
+
+
+def _effective(run: Run) -> Comparison:
+    """Each beginning of a fault has a proof of its effect after it and before it begins again.
+
+    A run that was stopped may lack the proof of the faults it was stopped in; a proof to the contrary always counts.
+    """
+    ended = {mark.name for mark in run.marks("phase.ended")}
+    began = run.marks("fault.began")
+    if not began:
+        return Comparison(Outcome.PASS, "there were none")
+    problems, proven = [], []
+    for mark in began:
+        again_ns = min((m.at_ns for m in began if m.name == mark.name and m.at_ns > mark.at_ns), default=None)
+        proofs = [
+            proof
+            for proof in run.marks("fault.proof")
+            if proof.name == mark.name and proof.at_ns >= mark.at_ns and (again_ns is None or proof.at_ns < again_ns)
+        ]
+        because = "; ".join(str(proof.detail.get("because", "")) for proof in proofs)
+        where = f" in {mark.detail['phase']}" if mark.detail.get("phase") else ""
+        if any(proof.detail.get("effective") is True for proof in proofs):
+            proven.append(f"{mark.name}{where} ({because})")
+        elif proofs:
+            problems.append(f"{mark.name}{where} had no effect ({because})")
+        elif not run.marks("run.stopped") or mark.detail.get("phase") in ended:
+            problems.append(f"{mark.name}{where} left no proof of its effect")
+    if problems:
+        return Comparison(Outcome.INVALID, "; ".join(problems))
+    return Comparison(Outcome.PASS, "; ".join(proven))
+
+
+def _completed(run: Run) -> Comparison:
+    stopped = run.marks("run.stopped")
+    if not stopped:
+        return Comparison(Outcome.PASS, "")
+    told = "; ".join(f"{mark.detail.get('why', 'stopped')}, {_after(run, mark.at_ns)}" for mark in stopped)
+    return Comparison(Outcome.INCONCLUSIVE, " ".join(told.split()))
+
+
+def _alive(run: Run) -> Comparison:
+    crashed = [mark for mark in run.marks("service.died") if _own_fault(mark)]
+    if not crashed:
+        return Comparison(Outcome.PASS, "")
+    return Comparison(Outcome.FAIL, "; ".join(f"{_obituary(mark)}, {_after(run, mark.at_ns)}" for mark in crashed))
+
+
+HARNESS = (
+    Holds("the journal is whole", _whole),
+    Holds("nothing disturbed the services", _undisturbed),
+    Holds("every fault took effect", _effective),
+)
+"""If one of them does not pass, nothing is said of the target."""
+
+TARGET = (
+    Holds("the target stayed up", _alive),
+    Holds("the run came to its end", _completed),
+)

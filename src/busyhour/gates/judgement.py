@@ -1,0 +1,77 @@
+"""All the verdicts of a run, and the one outcome they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from busyhour.gates.health import HARNESS, TARGET
+from busyhour.model import EXIT_CODE, Gate, Outcome, Plan, Run, Verdict
+
+_BADNESS = list(Outcome)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`validity` is what was asked of the harness, `verdicts` what was asked of the target."""
+
+    verdicts: tuple[Verdict, ...]
+    validity: tuple[Verdict, ...]
+    outcome: Outcome
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODE[self.outcome]
+
+    @property
+    def unproven(self) -> int:
+        """How many of the plan's gates were never shown to be able to fail."""
+        return sum(verdict.proof == "unproven" for verdict in (*self.verdicts, *self.validity))
+
+
+def judge(plan: Plan, run: Run) -> Judgement:
+    """Judge the harness first; if it does not pass, every verdict about the target is INVALID.
+
+    A plan without gates demands nothing, which is not a PASS: NOT_RUN.
+    """
+    validity = (*(_built_in(check, run) for check in HARNESS), *(_proved(gate, run) for gate in plan.valid_if))
+    broken = [verdict for verdict in validity if verdict.outcome is not Outcome.PASS]
+    if broken:
+        return Judgement(tuple(_void(plan, run, broken)), validity, Outcome.INVALID)
+    verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, run) for gate in plan.gates))
+    least = Outcome.PASS if plan.gates else Outcome.NOT_RUN
+    return Judgement(verdicts, validity, worst([least, *(verdict.outcome for verdict in verdicts)]))
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of the outcomes, in the order in which model.Outcome lists them."""
+    return max(outcomes, key=_BADNESS.index)
+
+
+def _built_in(check: Gate, run: Run) -> Verdict:
+    return _printable(replace(check.judge(run), proof=""))
+
+
+def _proved(gate: Gate, run: Run) -> Verdict:
+    return _printable(replace(gate.judge(run), proof=_proof(gate, run)))
+
+
+def _printable(verdict: Verdict) -> Verdict:
+    """On one line and without control characters: a sentence may quote the last words of a process."""
+    words = " ".join(verdict.because.split())
+    return replace(verdict, because="".join(c if c.isprintable() else "\ufffd" for c in words))
+
+
+def _proof(gate: Gate, run: Run) -> str:
+    """Only the word "proven" proves; what is not known is not proven."""
+    proofs = run.meta.get("proofs")
+    proven = isinstance(proofs, Mapping) and proofs.get(gate.name) == "proven"
+    return "proven" if proven else "unproven"
+
+
+def _void(plan: Plan, run: Run, broken: list[Verdict]) -> Iterable[Verdict]:
+    """The target's gates are not even asked: a number beside INVALID would be believed."""
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    for gate in (*TARGET, *plan.gates):
+        because = f"{gate.name}: the run does not say{more}, because {broken[0].because}"
+        yield Verdict(gate.name, Outcome.INVALID, because, None, "" if gate in TARGET else _proof(gate, run))

@@ -1,0 +1,167 @@
+"""Indicators: from a run to a number with its interval. They hide nothing: what never came is infinitely late.
+
+An indicator over nothing gives n = 0 and no value; an indicator of turns in a phase without turns is one. Each names
+the definition it follows. `phase` is a model.Phase or its name.
+"""
+
+from __future__ import annotations
+
+from busyhour.indicators import readings
+from busyhour.indicators.shapes import Dropped, EventsPer, MeanOf, QuantileOf, SampleQuantile, ShareOf
+from busyhour.model import Phase
+
+__all__ = [
+    "Dropped",
+    "EventsPer",
+    "MeanOf",
+    "QuantileOf",
+    "SampleQuantile",
+    "ShareOf",
+    "agent_interruptions",
+    "agent_talk_share",
+    "barge_in_stop",
+    "call_success",
+    "dead_air",
+    "dropped",
+    "first_audio_latency",
+    "loop_lag",
+    "mean_response_latency",
+    "missed_turns",
+    "probed",
+    "response_latency",
+    "send_lateness",
+    "underruns",
+    "word_error_rate",
+    "yield_rate",
+]
+
+
+def _name(phase: Phase | str) -> str:
+    return phase if isinstance(phase, str) else phase.name
+
+
+# ---------------------------------------------------------------- latency
+
+
+def response_latency(phase: Phase | str, q: float = 0.95) -> QuantileOf:
+    """From the end of the caller's speech to the start of the agent's, per turn, the greeting excluded.
+
+    "Response latency" in EVA (docs/metrics/turn_taking.md: first_asst_start - last_user_end) and L_R in tau-voice
+    (docs/interaction-metrics.md). Ours ends at the caller's ear. An agent that cuts in has a latency of 0; an
+    unanswered turn is infinitely late.
+    """
+    return QuantileOf("response latency", _name(phase), q, "ms", "turns", readings.response_ms)
+
+
+def mean_response_latency(phase: Phase | str) -> MeanOf:
+    """The mean of `response_latency`, for targets that say "average"; infinite if one turn was never answered."""
+    return MeanOf("response latency", _name(phase), "ms", "turns", readings.response_ms)
+
+
+def first_audio_latency(phase: Phase | str, q: float = 0.95) -> QuantileOf:
+    """From the open media stream to the agent's first sound, per call.
+
+    Pipecat's `on_first_bot_speech_latency`, Coval's "Time to First Audio". A call that was never greeted is infinitely
+    late.
+    """
+    return QuantileOf("first-audio latency", _name(phase), q, "ms", "greetings", readings.greeting_ms)
+
+
+def barge_in_stop(phase: Phase | str, q: float = 0.95) -> QuantileOf:
+    """From the start of the caller's interruption to the agent's last sound.
+
+    "Yield latency" L_Y in tau-voice and `yield_ms` in EVA (audio_end[t-1] - user_audio_start[t]). An agent that did not
+    stop is infinitely late; one that was not speaking had nothing to stop and is not counted.
+    """
+    return QuantileOf("barge-in stop time", _name(phase), q, "ms", "interruptions", readings.yield_ms)
+
+
+def dead_air(phase: Phase | str, q: float = 1.0) -> QuantileOf:
+    """Silence where the agent owes speech, per turn, in seconds: until its answer, or until the caller gave up on it.
+
+    hotato's dead air (flagged from 5 s on). At q = 1 it is the worst of the run: an exact statement, of this run only.
+    """
+    return QuantileOf("dead air", _name(phase), q, "s", "turns", readings.dead_air_s)
+
+
+# ---------------------------------------------------------------- rates
+
+
+def missed_turns(phase: Phase | str) -> ShareOf:
+    """The share of the caller's turns that were never answered: 100 % less tau-voice's response rate R_R; EVA's
+    `missed_turn`."""
+    return ShareOf("share of missed turns", _name(phase), "turns", readings.missed)
+
+
+def yield_rate(phase: Phase | str, within_ms: float = 2000) -> ShareOf:
+    """The share of interruptions that the agent yielded to in time: R_Y of tau-voice, within 2.0 s as there."""
+    name = "yield rate" if within_ms == 2000 else f"yield rate within {within_ms:g} ms"
+    return ShareOf(name, _name(phase), "interruptions", readings.YieldedWithin(within_ms))
+
+
+def call_success(phase: Phase | str) -> ShareOf:
+    """The share of calls that were set up and went through their scenario to the end (telephony's completion rate)."""
+    return ShareOf("rate of successful calls", _name(phase), "calls", readings.succeeded)
+
+
+def agent_interruptions(phase: Phase | str) -> EventsPer:
+    """The agent's stretches of speech that begin while the caller speaks, per turn of the caller, in percent.
+
+    I_A in tau-voice, which may exceed 100 % there too; EVA counts the same segments.
+    """
+    return EventsPer("rate of agent interruptions", _name(phase), "%", "interruptions", "turns", readings.interruptions)
+
+
+def underruns(phase: Phase | str) -> EventsPer:
+    """Gaps inside the agent's speech, per minute of it.
+
+    Per minute and not as a share of time: a listener counts stutters, and a count has an exact interval where a run has
+    none or few of them. Pauses long enough to be silence are `dead_air`.
+    """
+    return EventsPer("underrun rate", _name(phase), "/min", "underruns", "minutes of agent speech", readings.gaps)
+
+
+def word_error_rate(phase: Phase | str) -> EventsPer:
+    """The word error rate at the agent's ear: (S + D + I) / N over normalised words, pooled over calls.
+
+    EVA's `stt_wer`, there with the Whisper normaliser; ours removes case, punctuation and apostrophes, and writes no
+    numbers out. The transcriber's connections are matched to calls by the timing of speech; words that no connection
+    heard were deleted.
+    """
+    return EventsPer("word error rate", _name(phase), "%", "word errors", "words", readings.misheard)
+
+
+def agent_talk_share(phase: Phase | str) -> MeanOf:
+    """Agent talk time over the time of the conversation, per call, in percent (Amazon Connect Contact Lens).
+
+    Not Cekura's ratio of the agent's time to the caller's, which bears the same name elsewhere.
+    """
+    return MeanOf("agent talk share", _name(phase), "%", "calls", readings.talk_share)
+
+
+# ---------------------------------------------------------------- the harness and the probes
+
+
+def send_lateness(q: float = 0.99) -> SampleQuantile:
+    """How late the harness put frames on the wire: every frame of the run counts (what RFC 3550 calls jitter, at its
+    source)."""
+    return SampleQuantile("send lateness", "harness", "send_lateness_ms", q, "ms")
+
+
+def loop_lag(q: float = 0.99) -> SampleQuantile:
+    """How late the harness's own event loop ran its timers."""
+    return SampleQuantile("loop lag of the harness", "harness", "loop_lag_ms", q, "ms")
+
+
+def dropped(*phases: Phase | str) -> Dropped:
+    """How many arrivals were due and found no place (open workload: load that was not offered); no phase: all."""
+    return Dropped(tuple(_name(phase) for phase in phases))
+
+
+def probed(service: str, name: str, q: float = 1.0, phase: Phase | str | None = None) -> SampleQuantile:
+    """A quantile of a probe's samples, by default the highest: `probed("agent", "rss_mb")`. Its unit ends the name."""
+    units = {"ms": "ms", "s": "s", "mb": "MB", "pct": "%"}
+    stem, _, end = name.rpartition("_")
+    plain = (stem if end in units and stem else name).replace("_", " ")
+    where = None if phase is None else _name(phase)
+    return SampleQuantile(f"{plain} of {service}", service, name, q, units.get(end, ""), where)

@@ -1,0 +1,208 @@
+"""The shapes of indicators: what is done with the readings of a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Protocol
+
+from busyhour.errors import PlanError
+from busyhour.indicators.readings import Reading
+from busyhour.model import Estimate, Evidence, Run
+from busyhour.statistics.events import Events
+from busyhour.statistics.exact import Exact, Worst, weighted_quantile
+from busyhour.statistics.mean import Mean
+from busyhour.statistics.quantile import Quantile
+from busyhour.statistics.rate import Rate
+from busyhour.statistics.wording import percentile
+
+Read = Callable[[Run, str], Sequence[Reading]]
+"""Reads the run's operations of a phase."""
+
+
+class _Measured(Evidence, Protocol):
+    @property
+    def n(self) -> int: ...
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def _estimate(what: str, unit: str, measured: _Measured) -> Estimate:
+    return Estimate(what, unit, measured.n, measured.value, measured.low, measured.high, measured)
+
+
+def _checked(q: float) -> None:
+    if not 0 < q <= 1:
+        mend = f" (did you mean {q / 100:g}?)" if 1 < q <= 100 else ""
+        raise PlanError(f"a quantile lies between 0 and 1, not at {q:g}{mend}")
+
+
+# ---------------------------------------------------------------- the shapes of indicators
+
+
+@dataclass(frozen=True)
+class QuantileOf:
+    """A quantile of the readings; q = 1 is the worst of them, known exactly and of this run only."""
+
+    name: str
+    phase: str
+    q: float
+    unit: str
+    noun: str
+    read: Read
+
+    def __post_init__(self) -> None:
+        _checked(self.q)
+
+    @property
+    def what(self) -> str:
+        return f"{'longest' if self.q == 1 else percentile(self.q)} {self.name} in {self.phase}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return (self.phase,)
+
+    def __call__(self, run: Run) -> Estimate:
+        readings = self.read(run, self.phase)
+        values = [reading.value for reading in readings]
+        if self.q == 1:
+            return _estimate(self.what, self.unit, Worst.of(values, noun=self.noun))
+        groups = [reading.group for reading in readings]
+        return _estimate(self.what, self.unit, Quantile.of(values, self.q, groups, noun=self.noun))
+
+
+@dataclass(frozen=True)
+class ShareOf:
+    """The share of the readings that are not 0, in percent."""
+
+    name: str
+    phase: str
+    noun: str
+    read: Read
+    unit: str = "%"
+
+    @property
+    def what(self) -> str:
+        return f"{self.name} in {self.phase}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return (self.phase,)
+
+    def __call__(self, run: Run) -> Estimate:
+        readings = self.read(run, self.phase)
+        hits = [reading.value != 0 for reading in readings]
+        rate = Rate.of(hits, [reading.group for reading in readings], noun=self.noun)
+        return _estimate(self.what, self.unit, rate)
+
+
+@dataclass(frozen=True)
+class EventsPer:
+    """Events per exposure: in percent of it (unit "%"), or each."""
+
+    name: str
+    phase: str
+    unit: str
+    events: str
+    noun: str
+    read: Read
+
+    @property
+    def what(self) -> str:
+        return f"{self.name} in {self.phase}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return (self.phase,)
+
+    def __call__(self, run: Run) -> Estimate:
+        readings = self.read(run, self.phase)
+        events = Events.of(
+            [round(reading.value) for reading in readings],
+            [reading.exposure for reading in readings],
+            [reading.group for reading in readings],
+            per=100 if self.unit == "%" else 1,
+            noun=self.noun,
+            what=self.events,
+        )
+        return _estimate(self.what, self.unit, events)
+
+
+@dataclass(frozen=True)
+class MeanOf:
+    """The mean of the readings."""
+
+    name: str
+    phase: str
+    unit: str
+    noun: str
+    read: Read
+
+    @property
+    def what(self) -> str:
+        return f"mean {self.name} in {self.phase}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return (self.phase,)
+
+    def __call__(self, run: Run) -> Estimate:
+        readings = self.read(run, self.phase)
+        values, groups = [reading.value for reading in readings], [reading.group for reading in readings]
+        return _estimate(self.what, self.unit, Mean.of(values, groups, unit=self.unit, noun=self.noun))
+
+
+@dataclass(frozen=True)
+class SampleQuantile:
+    """A quantile of a probe's samples by their counts. All of them were taken, so it is exact, for this run."""
+
+    name: str
+    source: str
+    sample: str
+    q: float
+    unit: str
+    phase: str | None = None
+
+    def __post_init__(self) -> None:
+        _checked(self.q)
+
+    @property
+    def what(self) -> str:
+        place = f" in {self.phase}" if self.phase else ""
+        return f"{'highest' if self.q == 1 else percentile(self.q)} {self.name}{place}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return (self.phase,) if self.phase else ()
+
+    def __call__(self, run: Run) -> Estimate:
+        samples = [s for s in run.samples(self.source, self.sample, self.phase) if not isnan(s.value)]
+        counts = [sample.count for sample in samples]
+        value = weighted_quantile([sample.value for sample in samples], counts, self.q)
+        return _estimate(self.what, self.unit, Exact(value, sum(counts)))
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Arrivals that found no place: none is a measurement, as soon as one of the phases began."""
+
+    phases: tuple[str, ...]
+    unit: str = ""
+
+    @property
+    def what(self) -> str:
+        return f"count of dropped arrivals{' in ' + ' and '.join(self.phases) if self.phases else ''}"
+
+    def __call__(self, run: Run) -> Estimate:
+        began = [mark.name for mark in run.marks("phase.began") if not self.phases or mark.name in self.phases]
+        if not began:
+            return _estimate(self.what, self.unit, Exact(None, 0))
+        marks = [mark for mark in run.marks("arrival.dropped") if mark.name in began]
+        dropped = sum(count for mark in marks if isinstance(count := mark.detail.get("count", 1), int))
+        calls = sum(len(run.operations("call", phase)) for phase in began)
+        return _estimate(self.what, self.unit, Exact(dropped, calls + dropped))

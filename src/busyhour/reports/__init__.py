@@ -1,0 +1,1 @@
+"""Reports print verdicts; each module has one `report(run, judgement, out)`."""

@@ -1,0 +1,72 @@
+"""The verdicts for programs: JSON of a stable shape.
+
+    {
+      "format": "busyhour.judgement", "version": 1,
+      "outcome": "pass" | "not run" | "inconclusive" | "fail" | "invalid",
+      "exit_code": 0 | 1 | 2 | 3,
+      "run": {"plan": ..., "started_at": ..., ...},        what the journal says of itself
+      "validity": [VERDICT, ...],                          asked of the harness; all must pass
+      "verdicts": [VERDICT, ...]                           asked of the target
+    }
+    VERDICT  = {"gate", "outcome", "because", "proof": "proven" | "unproven" | "", "estimate": ESTIMATE | null}
+    ESTIMATE = {"what", "unit", "n", "value": NUMBER | null, "low": NUMBER | null, "high": NUMBER | null}
+    NUMBER   = a JSON number, "infinity" or "-infinity", which JSON has no numbers for
+
+Fields may be added within a version; none is removed or given another meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import inf
+from typing import TextIO
+
+from busyhour.gates import Judgement
+from busyhour.model import JSON, Estimate, Run, Verdict
+
+FORMAT, VERSION = "busyhour.judgement", 1
+_NOT_OF_THE_RUN = ("proofs", "source")  # told verdict by verdict; a whole file
+
+
+def report(run: Run, judgement: Judgement, out: TextIO) -> None:
+    """Write one JSON object and a newline to `out`."""
+    json.dump(_judgement(run, judgement), out, indent=2, allow_nan=False)
+    out.write("\n")
+
+
+def _judgement(run: Run, judgement: Judgement) -> Mapping[str, JSON]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "outcome": judgement.outcome.value,
+        "exit_code": judgement.exit_code,
+        "run": {key: value for key, value in run.meta.items() if key not in _NOT_OF_THE_RUN},
+        "validity": [_verdict(verdict) for verdict in judgement.validity],
+        "verdicts": [_verdict(verdict) for verdict in judgement.verdicts],
+    }
+
+
+def _verdict(verdict: Verdict) -> Mapping[str, JSON]:
+    return {
+        "gate": verdict.gate,
+        "outcome": verdict.outcome.value,
+        "because": verdict.because,
+        "proof": verdict.proof,
+        "estimate": None if verdict.estimate is None else _estimate(verdict.estimate),
+    }
+
+
+def _estimate(estimate: Estimate) -> Mapping[str, JSON]:
+    return {
+        "what": estimate.what,
+        "unit": estimate.unit,
+        "n": estimate.n,
+        "value": _number(estimate.value),
+        "low": _number(estimate.low),
+        "high": _number(estimate.high),
+    }
+
+
+def _number(value: float | None) -> float | str | None:
+    return {inf: "infinity", -inf: "-infinity"}.get(value, value) if value is not None else None

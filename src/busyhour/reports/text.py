@@ -1,0 +1,78 @@
+"""The verdicts for people: a table on a terminal, plain lines in a file or a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from busyhour.gates import Judgement
+from busyhour.model import Outcome, Run, Verdict
+
+_STYLE = {
+    Outcome.PASS: "bold green",
+    Outcome.NOT_RUN: "bold yellow",
+    Outcome.INCONCLUSIVE: "bold yellow",
+    Outcome.FAIL: "bold red",
+    Outcome.INVALID: "bold magenta",
+}
+_WIDTH = max(len(outcome.value) for outcome in Outcome)
+
+
+def report(run: Run, judgement: Judgement, out: TextIO) -> None:
+    """Write the report to `out`. Every sentence is there whole: wrapped in a table, on one line without a terminal."""
+    if out.isatty():
+        _table(run, judgement, out)
+    else:
+        out.writelines(f"{line}\n" for line in _lines(run, judgement))
+
+
+def _lines(run: Run, judgement: Judgement) -> Iterator[str]:
+    if title := _title(run):
+        yield title
+    for verdict in (*judgement.validity, *judgement.verdicts):
+        yield f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}"
+    yield _summary(judgement)
+
+
+def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("gate", overflow="fold")
+    for part in (judgement.validity, judgement.verdicts):
+        for verdict in part:
+            outcome = Text(verdict.outcome.value.upper(), _STYLE[verdict.outcome])
+            table.add_row(outcome, _told(verdict))
+        table.add_section()
+    console.print(table)
+    console.print(Text(_summary(judgement), _STYLE[judgement.outcome]))
+
+
+def _told(verdict: Verdict) -> Text:
+    """The gate's name over its sentence, unless the sentence is the name."""
+    told = Text(verdict.gate, "bold")
+    told.append(_marker(verdict), "bold yellow")
+    if verdict.because != verdict.gate:
+        told.append("\n" + verdict.because, "not bold")
+    return told
+
+
+def _marker(verdict: Verdict) -> str:
+    return "  [UNPROVEN]" if verdict.proof == "unproven" else ""
+
+
+def _title(run: Run) -> str:
+    known = [str(run.meta[key]) for key in ("plan", "started_at", "version") if run.meta.get(key)]
+    return ", ".join(known)
+
+
+def _summary(judgement: Judgement) -> str:
+    verdicts = (*judgement.validity, *judgement.verdicts)
+    counts = {outcome: sum(verdict.outcome is outcome for verdict in verdicts) for outcome in Outcome}
+    told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
+    unproven = f"; {judgement.unproven} not proven able to fail" if judgement.unproven else ""
+    return f"{judgement.outcome.value.upper()} ({told}{unproven})"

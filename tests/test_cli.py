@@ -1,0 +1,165 @@
+"""The command line as a user meets it: outcomes and exit codes, reports, proofs, and what it says of wrong input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from busyhour.cli import main
+from busyhour.errors import JournalError
+from busyhour.journal import open_run
+
+PLAN = Path(__file__).parent / "plans" / "memory.py"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A copy, so that proofs are kept beside it and not in the source tree."""
+    return Path(shutil.copy(PLAN, tmp_path / "memory.py"))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+def run(plan: Path, journal: Path, *more: str) -> int:
+    return main(["run", str(plan), "--journal", str(journal), *more])
+
+
+def test_a_run_that_passes_prints_each_sentence_and_the_journal(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal) == 0
+    out = capsys.readouterr().out
+    assert "p95 response latency in talk is" in out
+    assert "within 100 ms" in out
+    assert f"journal: {journal}" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["-o", "answers_ms=200"], 1),  # over the limit
+        (["-o", "calls=20"], 2),  # 20 turns cannot show a P95
+        (["-o", "at_once=10"], 3),  # the harness dropped arrivals
+    ],
+)
+def test_exit_codes_follow_the_roll_up_now_and_when_judged_again(plan, journal, options, code) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal, *options) == code
+    assert main(["judge", str(journal)]) == code
+    assert main(["judge", str(journal), "-o", "limit_ms=5000"]) in {0, 2, 3}
+
+
+def test_reports_are_written_in_each_format(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal, "--json", str(tmp_path / "v.json"), "--junit", str(tmp_path / "v.xml")) == 0
+    assert json.loads((tmp_path / "v.json").read_text())["outcome"] == "pass"
+    assert ElementTree.parse(tmp_path / "v.xml").getroot().tag in {"testsuite", "testsuites"}
+    capsys.readouterr()
+    assert main(["report", str(journal), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "pass"
+
+
+def test_proofs_are_kept_and_marked_in_the_next_run(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal) == 0
+    assert "UNPROVEN" in capsys.readouterr().out
+    assert main(["prove", str(plan)]) == 1  # the gate on the harness has no control in this plan
+    out = capsys.readouterr().out
+    assert "PROVEN    p95 response latency in talk <= 100 ms" in out
+    assert "UNPROVEN  count of dropped arrivals" in out
+    assert run(plan, tmp_path / "second.journal") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("response latency" in line and "UNPROVEN" in line for line in lines)
+
+
+def test_a_control_that_does_not_turn_its_gate_red_leaves_it_unproven(plan, capsys) -> None:  # type: ignore[no-untyped-def]
+    plan.write_text(plan.read_text().replace("carrier(150)", "carrier(60)"))
+    assert main(["prove", str(plan), "--only", "latency"]) == 1
+    assert "UNPROVEN  p95 response latency" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "no/such/plan.py"], 64, "there is no such plan file"),
+        (["run", str(PLAN), "-o", "colour=red"], 64, "there is no option 'colour'"),
+        (["run", str(PLAN), "-o", "colour"], 64, "write it as NAME=VALUE"),
+        (["run", str(PLAN), "--json", "/no/such/folder/v.json"], 66, "cannot be written there"),
+        (["judge", "no.journal"], 66, "no.journal"),
+        (["judge", str(PLAN)], 66, "memory.py"),
+        (["report", "/"], 66, "/"),
+        (["prove", str(PLAN), "--only", "nonsense"], 64, "no gate's name contains 'nonsense'"),
+        (["call", "http://127.0.0.1:9"], 64, "give the agent's WebSocket"),
+    ],
+)
+def test_wrong_input_is_one_clear_sentence(arguments, code, words, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_an_existing_journal_is_never_overwritten(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    journal.write_text("precious")
+    assert run(plan, journal) == 66
+    assert journal.read_text() == "precious"
+
+
+def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore[no-untyped-def]
+    for command in ("run", "judge", "report", "prove", "call"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        assert "example:\n  busyhour " in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- ends that nobody planned
+
+
+@pytest.fixture
+def long_run(plan: Path, journal: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run of a minute in a process of its own, once calls are in progress."""
+    command = [sys.executable, "-m", "busyhour", "run", str(plan), "-o", "seconds=60", "--journal", str(journal)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        while not _calls(journal):
+            assert process.poll() is None, process.communicate()
+        yield process
+        process.kill()
+
+
+def _calls(journal: Path) -> int:
+    """How many calls the journal holds by now: 0 while it cannot be read yet."""
+    if not journal.exists() or not journal.stat().st_size:
+        return 0
+    try:
+        with open_run(journal) as run:
+            return len(run.operations("call"))
+    except JournalError:
+        return 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_order(long_run, journal, sign) -> None:  # type: ignore[no-untyped-def]
+    long_run.send_signal(sign)
+    _, err = long_run.communicate(timeout=20)
+    assert long_run.returncode in {2, 3}
+    assert "stopped by" in err
+    assert "Traceback" not in err
+    assert not journal.with_name(journal.name + "-wal").exists()
+    assert main(["judge", str(journal)]) == long_run.returncode
+
+
+def test_what_is_left_of_a_killed_run_is_judged_and_not_passed(long_run, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    os.kill(long_run.pid, signal.SIGKILL)
+    long_run.wait()
+    assert main(["judge", str(journal)]) == 3
+    assert "INVALID" in capsys.readouterr().out

@@ -1,0 +1,182 @@
+import io
+import json as stdlib_json
+import re
+from math import inf
+from typing import Any, TextIO, cast
+from xml.etree import ElementTree
+
+import pytest
+
+from busyhour.gates import AtMost, Holds, Judgement, judge
+from busyhour.indicators import response_latency
+from busyhour.model import JSON, Comparison, Estimate, Mark, Outcome, Plan, Run, Verdict
+from busyhour.reports import json, junit, text
+from busyhour.testing import answered, whole_run
+
+META: dict[str, JSON] = {
+    "plan": "plans/telephone.py",
+    "started_at": "2026-11-20T10:15:00.000+00:00",
+    "proofs": {},
+    "source": "import x",
+}
+LONG = (
+    "p95 response latency in steady is 712 ms (698 or more, n=40), not shown to be within 800 ms: 0 of 40 turns are "
+    "over it, which certifies p92.7 at most; at least 19 more turns are needed [/bold] :smile: [1]"
+)
+VERDICTS = (
+    Verdict("the target stayed up", Outcome.PASS, "the target stayed up", None, ""),
+    Verdict("latency <= 800 ms", Outcome.INCONCLUSIVE, LONG, Estimate("latency", "ms", 40, 712.0, 698.0, inf)),
+    Verdict(
+        "dead air <= 3 s", Outcome.FAIL, "dead air is 4 s", Estimate("dead air", "s", 9, inf, -inf, None), "proven"
+    ),
+    Verdict("barge-in <= 1 s", Outcome.NOT_RUN, "barge-in was not measured: phase x did not begin"),
+    Verdict("other", Outcome.INVALID, "agent said <&>"),
+)
+JUDGEMENT = Judgement(VERDICTS, (Verdict("whole", Outcome.PASS, "it is whole", None, "proven"),), Outcome.INVALID)
+RUN = whole_run(meta=META)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def written(report: Any, out: TextIO | None = None, judgement: Judgement = JUDGEMENT) -> str:
+    out = out or io.StringIO()
+    report.report(RUN, judgement, out)
+    return cast(io.StringIO, out).getvalue()
+
+
+# ---------------------------------------------------------------- text
+
+
+def test_plain_text_has_every_sentence_on_its_line() -> None:
+    lines = written(text).splitlines()
+    assert lines[0] == "plans/telephone.py, 2026-11-20T10:15:00.000+00:00"
+    assert lines[1:] == [
+        "PASS          it is whole",
+        "PASS          the target stayed up",
+        f"INCONCLUSIVE  {LONG}  [UNPROVEN]",
+        "FAIL          dead air is 4 s",
+        "NOT RUN       barge-in was not measured: phase x did not begin  [UNPROVEN]",
+        f"INVALID       {VERDICTS[4].because}  [UNPROVEN]",
+        "INVALID (2 pass, 1 not run, 1 inconclusive, 1 fail, 1 invalid; 3 not proven able to fail)",
+    ]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_terminal_shows_every_sentence_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", written(text, Terminal())).splitlines()
+    assert max(len(line) for line in shown) <= columns
+    cells = [line.split("│")[2].strip() for line in shown if line.count("│") == 3]
+    assert LONG in " ".join(cells)
+    assert "dead air is 4 s" in cells
+    assert any(line.startswith("INVALID (2 pass") for line in shown)
+
+
+def test_a_terminal_marks_what_is_unproven_and_does_not_repeat_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = written(text, Terminal())
+    assert shown.count("[UNPROVEN]") == 3
+    assert shown.count("the target stayed up") == 1
+
+
+# ---------------------------------------------------------------- json
+
+
+def test_json_has_its_documented_shape() -> None:
+    told = stdlib_json.loads(written(json), parse_constant=pytest.fail)
+    assert list(told) == ["format", "version", "outcome", "exit_code", "run", "validity", "verdicts"]
+    assert (told["format"], told["version"], told["outcome"], told["exit_code"]) == (
+        "busyhour.judgement",
+        1,
+        "invalid",
+        3,
+    )
+    assert told["run"] == {"plan": META["plan"], "started_at": META["started_at"]}
+    assert told["validity"][0]["proof"] == "proven"
+    assert told["verdicts"][1] == {
+        "gate": "latency <= 800 ms",
+        "outcome": "inconclusive",
+        "because": LONG,
+        "proof": "unproven",
+        "estimate": {"what": "latency", "unit": "ms", "n": 40, "value": 712.0, "low": 698.0, "high": "infinity"},
+    }
+    assert told["verdicts"][2]["estimate"] == {
+        "what": "dead air",
+        "unit": "s",
+        "n": 9,
+        "value": "infinity",
+        "low": "-infinity",
+        "high": None,
+    }
+    assert told["verdicts"][3]["estimate"] is None
+    assert [verdict["outcome"] for verdict in told["verdicts"]] == [
+        "pass",
+        "inconclusive",
+        "fail",
+        "not run",
+        "invalid",
+    ]
+
+
+# ---------------------------------------------------------------- junit
+
+
+def test_junit_makes_errors_of_what_shows_nothing() -> None:
+    root = ElementTree.fromstring(written(junit))
+    assert root.tag == "testsuites"
+    assert {key: root.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "6",
+        "failures": "1",
+        "errors": "3",
+        "skipped": "0",
+    }
+    assert [suite.get("name") for suite in root] == ["busyhour.harness", "busyhour.target"]
+    cases = {case.get("name"): case for case in root.iter("testcase")}
+    found = {name: [(child.tag, child.get("type")) for child in case] for name, case in cases.items()}
+    assert found == {
+        "whole": [("system-out", None)],
+        "the target stayed up": [("system-out", None)],
+        "latency <= 800 ms": [("error", "inconclusive")],
+        "dead air <= 3 s": [("failure", "fail")],
+        "barge-in <= 1 s": [("error", "not run")],
+        "other": [("error", "invalid")],
+    }
+    assert not list(root.iter("skipped"))
+    assert cases["latency <= 800 ms"][0].get("message") == LONG
+    assert cases["latency <= 800 ms"][0].text == f"{LONG} [UNPROVEN]"
+    assert cases["dead air <= 3 s"][0].text == "dead air is 4 s"
+
+
+def test_junit_is_xml_whatever_a_process_said() -> None:
+    raw = Judgement((Verdict("\x01", Outcome.INVALID, "agent said \x00\x1b[31m<&>\ud800"),), (), Outcome.INVALID)
+    out = written(junit, judgement=raw)
+    (case,) = ElementTree.fromstring(out).iter("testcase")
+    assert case.get("name") == "\ufffd"
+    assert case[0].get("message") == "agent said \ufffd\ufffd[31m<&>\ufffd"
+    assert out.encode("utf-8")
+
+
+# ---------------------------------------------------------------- from a run to a report
+
+
+def test_the_sentence_of_a_gate_is_printed_verbatim_by_all() -> None:
+    gate = AtMost(response_latency("steady", 0.95), 800, "ms")
+    plan = Plan(
+        target=cast(Any, None),
+        carrier=cast(Any, None),
+        phases=(),
+        gates=[gate, Holds("x", lambda run: Comparison(Outcome.PASS, "y"))],
+    )
+    run: Run = whole_run(*(answered([100.0 + n], number=n) for n in range(60)), marks=[Mark(1, "other")], meta=META)
+    judgement = judge(plan, run)
+    sentence = gate.judge(run).because
+    assert judgement.outcome is Outcome.PASS
+    for report in (text, json, junit):
+        out = io.StringIO()
+        report.report(run, judgement, out)
+        assert sentence in out.getvalue()
