@@ -226,8 +226,12 @@ class Demands:
         self._gate(AtLeast(call_success(brown_out), 75, "%"), red=self._defect("hang_up_early:0.9"), benign=self._fine)
 
     def _of_the_harness(self) -> None:
-        blocked = Variation(name="harness blocked", faults={greeting.name: [BlockLoop(milliseconds=60, every_milliseconds=300)]})
-        busy = Variation(name="harness busy", faults={greeting.name: [BlockLoop(milliseconds=2, every_milliseconds=300)]})
+        blocked = Variation(
+            name="harness blocked", faults={greeting.name: [BlockLoop(milliseconds=60, every_milliseconds=300)]}
+        )
+        busy = Variation(
+            name="harness busy", faults={greeting.name: [BlockLoop(milliseconds=2, every_milliseconds=300)]}
+        )
         crowded = Variation(name="no room for calls", phases=[replace(greeting, at_once=3)])
         self._gate(AtMost(dropped(), 0), red=crowded, benign=busy, harness=True)
         self._gate(AtMost(send_lateness(q=0.99), 5, "ms"), red=blocked, benign=busy, harness=True)

@@ -70,6 +70,19 @@ def test_a_jitter_buffer_delays_what_comes_to_a_dry_queue_only() -> None:
     assert loud_ns(playout.played(FOREVER_NS)) == [(1_040 * MS, 1_140 * MS)]
 
 
+def test_audio_that_arrives_just_as_the_queue_runs_dry_goes_on_without_a_break() -> None:
+    playout = Playout(8_000, jitter_buffer_ns=40 * MS)
+    playout.push(sound(170), 0)
+    ended_ns = playout.ended_ns
+    played = playout.played(ended_ns)
+    playout.push(sound(170), ended_ns)
+    assert playout.ended_ns == ended_ns + 170 * SAMPLE_NS
+    played += playout.played(FOREVER_NS)
+    assert loud_ns(played) == [(40 * MS, playout.ended_ns)]
+    # All windows but the last are whole: the second chunk finished the window that the first began.
+    assert {stretch.began_ns % WINDOW_NS for stretch in played} == {0}
+
+
 def test_clear_drops_what_was_not_played_and_cuts_the_window_in_play() -> None:
     playout = Playout(8_000)
     playout.push(sound(8_000), 0)
@@ -86,6 +99,14 @@ def test_what_comes_after_a_clear_plays_at_once() -> None:
     playout.clear(101 * MS)
     playout.push(sound(160), 130 * MS)
     assert loud_ns(playout.played(FOREVER_NS)) == [(130 * MS, 150 * MS)]
+
+
+def test_what_comes_with_a_clear_waits_in_the_jitter_buffer_like_any_beginning() -> None:
+    playout = Playout(8_000, jitter_buffer_ns=40 * MS)
+    playout.push(sound(160), 0)
+    playout.clear(50 * MS)
+    playout.push(sound(160), 50 * MS)
+    assert loud_ns(playout.played(FOREVER_NS)) == [(90 * MS, 110 * MS)]
 
 
 def test_clear_of_a_dry_queue_does_nothing() -> None:

@@ -56,7 +56,7 @@ def test_onset_and_offset_are_the_edges_of_the_sound() -> None:
     assert events(loud) == [(ONSET, 12 * WINDOW_NS), (OFFSET, 112 * WINDOW_NS)]
 
 
-@pytest.mark.parametrize("click", [b"\1", b"\1\1\1", b"\1\0\0\0\0\1\0\0\0\0\1"])
+@pytest.mark.parametrize("click", [b"\1", b"\1\1\1", b"\1\0\0\0\0\1\0\0\0\0\1", b"\1\0\0\0\1\0\1\0\1"])
 def test_clicks_are_no_speech(click: bytes) -> None:
     assert events((click + bytes(30)) * 20) == []
 
@@ -69,7 +69,9 @@ def test_a_click_before_or_after_speech_moves_neither_edge() -> None:
 def test_a_pause_within_the_hangover_is_part_of_the_speech_and_a_longer_one_is_not() -> None:
     hangover = HANGOVER_NS // WINDOW_NS
     word = b"\1" * 40
-    assert events(word + bytes(hangover - 8) + word) == [(ONSET, 0), (OFFSET, (72 + hangover) * WINDOW_NS)]
+    # It takes four loud windows to be sure of sound: the fourth may end with the hangover, and not later.
+    assert events(word + bytes(hangover - 4) + word) == [(ONSET, 0), (OFFSET, (76 + hangover) * WINDOW_NS)]
+    assert len(events(word + bytes(hangover - 3) + word)) == 4
     second = (40 + hangover) * WINDOW_NS
     assert events(word + bytes(hangover) + word) == [
         (ONSET, 0),
@@ -77,6 +79,16 @@ def test_a_pause_within_the_hangover_is_part_of_the_speech_and_a_longer_one_is_n
         (ONSET, second),
         (OFFSET, second + 40 * WINDOW_NS),
     ]
+
+
+@pytest.mark.parametrize(("pause", "kinds"), [(-4, []), (-3, [OFFSET, ONSET]), (-1, [OFFSET, ONSET])])
+def test_a_frame_that_is_loud_throughout_is_judged_like_its_windows(pause: int, kinds: list[HeardKind]) -> None:
+    speech = Speech()
+    speech.played(0, 40 * WINDOW_NS, b"\1" * 40)
+    began_ns = 40 * WINDOW_NS + HANGOVER_NS + pause * WINDOW_NS
+    heard = speech.played(40 * WINDOW_NS, began_ns, bytes((began_ns // WINDOW_NS) - 40))
+    heard += speech.played(began_ns, began_ns + 8 * WINDOW_NS, b"\1" * 8)
+    assert [event.kind for event in heard] == kinds
 
 
 def test_the_offset_is_told_when_the_hangover_is_over_and_not_before() -> None:

@@ -71,6 +71,20 @@ def test_lateness_is_measured_for_each_frame_once() -> None:
     assert drained == [Sample(8, "harness", "frames_skipped", 0)]
 
 
+def test_a_delay_within_a_turn_costs_no_frame() -> None:
+    wheel, to = wheel_by_hand()
+    ticks: list[int] = []
+    for _ in range(20):
+        wheel.attach(ticks.append)
+    to(19 * MS)
+    to(39 * MS)
+    assert ticks == [ms * MS for ms in range(40)]
+    assert weighted(wheel.drain(0), "frames_skipped") == [(0, 1)]
+    to(60 * MS)  # one more, and the first of them has missed a turn
+    assert ticks[40:] == [ms * MS for ms in range(41, 61)]
+    assert weighted(wheel.drain(0), "frames_skipped") == [(1, 1)]
+
+
 def test_after_a_standstill_each_line_gets_one_frame_and_the_rest_is_counted_as_skipped() -> None:
     wheel, to = wheel_by_hand()
     ticks: list[list[int]] = [[], [], []]
@@ -219,6 +233,7 @@ def test_calls_are_let_in_one_a_slot() -> None:
         return admitted
 
     admitted = clock.run(main())
+    assert admitted[0] < 5 * MS
     assert [b - a for a, b in pairwise(admitted)] == [1 * MS] * 49
 
 

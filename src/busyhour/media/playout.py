@@ -62,8 +62,9 @@ class Playout:
         self._queue: deque[Stretch] = deque()  # what is to be played, in order
         self._taken = 0  # windows of the first stretch that `played` has already told
         self._rest: Samples | None = None  # the unfinished window at the end of the run
-        self._whole_ns = -1  # the end of the run's last whole window: where the rest begins; no run yet
-        self.ended_ns = -1  # when all that is queued will have been played; in the past if the queue is dry
+        self._whole_ns = 0  # the end of the run's last whole window: where the rest begins
+        self.ended_ns = 0  # when all that is queued will have been played; in the past if the queue is dry
+        self._dry = True  # whatever the time is: nothing was queued yet, or nothing since a clear
         self._now_ns = 0
         self._marks: deque[_Mark] = deque()
 
@@ -112,7 +113,7 @@ class Playout:
             if began_ns < now_ns:
                 played.append(Stretch(began_ns, now_ns, head.loud[self._taken : self._taken + 1]))
             self._queue.clear()
-            self._taken = 0
+            self._taken, self._dry = 0, True
             self._whole_ns = self.ended_ns = now_ns
         names = [mark.name for mark in self._marks]
         self._marks.clear()
@@ -136,8 +137,9 @@ class Playout:
     def _admit(self, arrived_ns: int) -> None:
         """Make the end of the queue the place where audio that arrived then will play."""
         arrived_ns = max(arrived_ns, self._now_ns)
-        if arrived_ns > self.ended_ns:
+        if arrived_ns > self.ended_ns or self._dry:
             self._finish_rest()
+            self._dry = False
             self._whole_ns = self.ended_ns = arrived_ns + self._jitter_buffer_ns
         elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
             raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")

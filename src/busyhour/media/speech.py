@@ -94,10 +94,15 @@ class Speech:
         return [Heard(HeardKind.OFFSET, self._last_ns)]
 
     def _goes_on(self, began_ns: int, ended_ns: int, loud: bytes) -> bool:
-        """The short cut for most of a sentence: a frame that is loud throughout, while it sounds already."""
-        if not self._sounding or self._hole is not None or 0 in loud or ended_ns - began_ns < _MEMORY_NS:
+        """The short cut for most of a sentence: what is loud throughout, while it sounds already."""
+        if not self._sounding or self._hole is not None or 0 in loud:
             return False
-        if began_ns + _DENSE_NS > self._last_ns + self._hangover_ns:
+        recent = self._recent
+        if self._solid_ns is None and len(recent) == _MEMORY_NS // WINDOW_NS:
+            self._solid_ns = recent[-1] + WINDOW_NS
+        if began_ns != self._solid_ns and (
+            ended_ns - began_ns < _MEMORY_NS or began_ns + _DENSE_NS > self._last_ns + self._hangover_ns
+        ):
             return False
         self._last_ns = ended_ns
         self._solid_ns = began_ns + len(loud) * WINDOW_NS
