@@ -52,7 +52,7 @@ def written(report: Any, out: TextIO | None = None, judgement: Judgement = JUDGE
 
 def test_plain_text_has_every_sentence_on_its_line() -> None:
     lines = written(text).splitlines()
-    assert lines[0] == "plans/telephone.py, 2026-11-20T10:15:00.000+00:00"
+    assert lines[0] == "telephone, 2026-11-20 10:15:00 UTC"
     assert lines[1:] == [
         "PASS          it is whole",
         "PASS          the target stayed up",
@@ -75,6 +75,15 @@ def test_a_terminal_shows_every_sentence_whole(columns: int, monkeypatch: pytest
     assert LONG in " ".join(cells)
     assert "dead air is 4 s" in cells
     assert any(line.startswith("INVALID (2 pass") for line in shown)
+
+
+def test_of_an_invalid_run_the_reasons_are_told_once() -> None:
+    late = Verdict("lateness", Outcome.FAIL, "p99 send lateness is 9 ms, over 5 ms", None, "proven")
+    void = tuple(Verdict(f"gate {n}", Outcome.INVALID, f"gate {n}: {late.because}") for n in range(9))
+    out = io.StringIO()
+    text.report(RUN, Judgement(void, (late,), Outcome.INVALID), out)
+    assert out.getvalue().count(late.because) == 1
+    assert "nothing is said of the target: 9 gates not judged" in out.getvalue()
 
 
 def test_a_terminal_marks_what_is_unproven_and_does_not_repeat_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,86 @@
-"""Pre-production verification for real-time voice agents."""
+"""Pre-production verification for real-time voice agents.
+
+The public names, found lazily: a twin's process imports this package and needs almost nothing of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from busyhour.arrivals import Burst, Constant, Hold, Poisson, Ramp, Schedule, Steps
+    from busyhour.carriers.telnyx import Telnyx, TelnyxStream
+    from busyhour.clock import SystemClock, VirtualClock
+    from busyhour.errors import BusyhourError, JournalError, PlanError, ProtocolError, ServiceError
+    from busyhour.gates import AtLeast, AtMost, Between, Holds, Judgement, judge
+    from busyhour.journal import Journal, open_run
+    from busyhour.model import Audio, Control, Operation, Outcome, Phase, Plan, Variation, Verdict
+    from busyhour.services import AlreadyRunning, Command
+    from busyhour.workloads.call import BargeIn, Call, Greeting, Press, Say, Scenario, Silence
+
+_HOME = {
+    "arrivals": ("Burst", "Constant", "Hold", "Poisson", "Ramp", "Schedule", "Steps"),
+    "carriers.telnyx": ("Telnyx", "TelnyxStream"),
+    "clock": ("SystemClock", "VirtualClock"),
+    "errors": ("BusyhourError", "JournalError", "PlanError", "ProtocolError", "ServiceError"),
+    "gates": ("AtLeast", "AtMost", "Between", "Holds", "Judgement", "judge"),
+    "journal": ("Journal", "open_run"),
+    "model": ("Audio", "Control", "Operation", "Outcome", "Phase", "Plan", "Variation", "Verdict"),
+    "services": ("AlreadyRunning", "Command"),
+    "workloads.call": ("BargeIn", "Call", "Greeting", "Press", "Say", "Scenario", "Silence"),
+}
+
+__all__ = [
+    "AlreadyRunning",
+    "AtLeast",
+    "AtMost",
+    "Audio",
+    "BargeIn",
+    "Between",
+    "Burst",
+    "BusyhourError",
+    "Call",
+    "Command",
+    "Constant",
+    "Control",
+    "Greeting",
+    "Hold",
+    "Holds",
+    "Journal",
+    "JournalError",
+    "Judgement",
+    "Operation",
+    "Outcome",
+    "Phase",
+    "Plan",
+    "PlanError",
+    "Poisson",
+    "Press",
+    "ProtocolError",
+    "Ramp",
+    "Say",
+    "Scenario",
+    "Schedule",
+    "ServiceError",
+    "Silence",
+    "Steps",
+    "SystemClock",
+    "Telnyx",
+    "TelnyxStream",
+    "Variation",
+    "Verdict",
+    "VirtualClock",
+    "__version__",
+    "judge",
+    "open_run",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"busyhour has no {name!r}")

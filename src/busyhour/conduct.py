@@ -25,12 +25,18 @@ from busyhour.model import JSON, Plan
 from busyhour.planfile import PlanFile
 
 PROOFS_SUFFIX = ".proofs.json"
+SIGNALS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
 @dataclass(frozen=True)
 class Conducted:
     journal: Path
     stopped: str | None  # why, if the plan was not carried out to its end
+
+    @property
+    def interrupted(self) -> bool:
+        """It was a person or a supervisor who stopped it, not a service that died."""
+        return self.stopped in SIGNALS.values()
 
 
 def conduct(file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Console, title: str) -> Conducted:
@@ -77,7 +83,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _signals(loop: asyncio.AbstractEventLoop, execution: Execution) -> ExitStack:
     """Ctrl-C and SIGTERM stop the run until the stack is closed."""
     stack = ExitStack()
-    for sign, words in ((signal.SIGINT, "stopped by Ctrl-C"), (signal.SIGTERM, "stopped by SIGTERM")):
+    for sign, words in SIGNALS.items():
         loop.add_signal_handler(sign, execution.stop, words)
         stack.callback(loop.remove_signal_handler, sign)
     return stack

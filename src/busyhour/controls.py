@@ -41,12 +41,11 @@ class _Trial:
     phases: Sequence[str]
 
 
-class Interrupted(Exception):
-    """Proving was stopped; what had been proven is kept."""
-
-
 def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Console) -> list[Proof]:
-    """Run every control whose gate's name contains `only`; gates without a control are unproven. Raises PlanError."""
+    """Run every control whose gate's name contains `only`; gates without a control are unproven. Raises PlanError.
+
+    Ctrl-C ends it: only gates whose controls had both been run are then concluded, so that earlier proofs stay.
+    """
     plan = file.plan
     gates = [gate.name for gate in [*plan.gates, *plan.valid_if] if only in gate.name]
     if not gates:
@@ -59,7 +58,8 @@ def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Consol
         path = folder / f"{number:02}-{_slug(trial.variation.name)}.journal"
         varied = vary(plan, trial.variation, trial.phases)
         conducted = conduct(file, varied, journal=path, seed=seed, console=console, title=title)
-        if conducted.stopped == "stopped by Ctrl-C":
+        if conducted.interrupted:
+            gates = [c.gate.name for c in controls if {(c.gate.name, v.name) for v in (c.red, c.benign)} <= seen.keys()]
             break
         for control in trial.controls:
             told, why = _told_apart(varied, path, control, trial.variation, conducted.stopped)
@@ -106,12 +106,9 @@ def _concluded(gate: str, controls: Sequence[Control], seen: dict[tuple[str, str
     control = next((c for c in controls if c.gate.name == gate), None)
     if control is None:
         return Proof(gate, "unproven", "the plan has no control for it")
-    trials = [seen.get((gate, variation.name)) for variation in (control.red, control.benign)]
-    missing = [t for t in trials if t is None]
-    if missing:
-        return Proof(gate, "unproven", "its controls were not all run")
-    status = "proven" if all(trial is not None and trial[0] for trial in trials) else "unproven"
-    return Proof(gate, status, " / ".join(trial[1] for trial in trials if trial is not None))
+    trials = [seen[gate, variation.name] for variation in (control.red, control.benign)]
+    status = "proven" if all(told_apart for told_apart, _ in trials) else "unproven"
+    return Proof(gate, status, " / ".join(sentence for _, sentence in trials))
 
 
 def keep(file: PlanFile, proofs: Sequence[Proof]) -> Path:

@@ -1,5 +1,8 @@
 """Fakes and builders for tests: ours, and those of your own plug-ins.
 
+Doing: `VirtualClock`, and `MemoryCarrier` whose `MemoryLine`s are answered by an agent of known `Manner`;
+`check_arrivals` says whether a schedule keeps its contract.
+
 Judging: `MemoryRun` is a run from lists; `whole_run` makes one that began and ended in order; `call`, `turn`,
 `greeting`, `barge_in`, `speech` and `answered` make what a caller writes down, in seconds and milliseconds.
 """
@@ -9,7 +12,49 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from busyhour.model import JSON, MS, SECOND, Mark, Operation, Sample
+from busyhour.carriers.memory import Manner, MemoryCarrier, MemoryLine, MemoryService
+from busyhour.clock import VirtualClock
+from busyhour.model import JSON, MS, SECOND, Arrivals, Due, Mark, Operation, Sample
+
+__all__ = [
+    "Manner",
+    "MemoryCarrier",
+    "MemoryLine",
+    "MemoryRun",
+    "MemoryService",
+    "VirtualClock",
+    "answered",
+    "barge_in",
+    "call",
+    "check_arrivals",
+    "greeting",
+    "speech",
+    "transcript",
+    "turn",
+    "underrun",
+    "whole_run",
+]
+
+# ---------------------------------------------------------------- schedules
+
+
+def check_arrivals(arrivals: Arrivals, *, within: int = 1_000_000) -> list[int]:
+    """Ask an open schedule for all its times; returns them, in ns. Raises AssertionError with what it breaks.
+
+    It must give the same answer to the same question, times in rising order that do not depend on what has finished or
+    how late it is, and must end within so many arrivals.
+    """
+    times: list[int] = []
+    while not isinstance(due := arrivals.due_ns(len(times), 0, 0), Due):
+        number = len(times)
+        assert number < within, f"{arrivals!r} has not ended after {within} arrivals"
+        assert due >= (times[-1] if times else 0), f"{arrivals!r}: arrival {number} is due before the one before it"
+        again = arrivals.due_ns(number, number, due + SECOND)
+        assert again == due, f"{arrivals!r}: arrival {number} is due at {due} or {again}, by what else happens"
+        times.append(due)
+    assert due is Due.ENDED, f"{arrivals!r} is pending with nothing in progress: it would never end"
+    return times
+
 
 # ---------------------------------------------------------------- runs
 

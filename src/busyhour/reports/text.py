@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -33,9 +33,19 @@ def report(run: Run, judgement: Judgement, out: TextIO) -> None:
 def _lines(run: Run, judgement: Judgement) -> Iterator[str]:
     if title := _title(run):
         yield title
-    for verdict in (*judgement.validity, *judgement.verdicts):
+    for verdict in (*judgement.validity, *_said_of_target(judgement)):
         yield f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}"
     yield _summary(judgement)
+
+
+def _said_of_target(judgement: Judgement) -> Sequence[Verdict]:
+    """The target's verdicts; of an invalid run only how many there would have been: the reasons stand above."""
+    if all(verdict.outcome is Outcome.PASS for verdict in judgement.validity):
+        return judgement.verdicts
+    count = len(judgement.verdicts)
+    return [
+        Verdict("the target", Outcome.INVALID, f"nothing is said of the target: {count} gates not judged", None, "")
+    ]
 
 
 def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
@@ -43,7 +53,7 @@ def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
     table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("gate", overflow="fold")
-    for part in (judgement.validity, judgement.verdicts):
+    for part in (judgement.validity, _said_of_target(judgement)):
         for verdict in part:
             outcome = Text(verdict.outcome.value.upper(), _STYLE[verdict.outcome])
             table.add_row(outcome, _told(verdict))
@@ -66,8 +76,11 @@ def _marker(verdict: Verdict) -> str:
 
 
 def _title(run: Run) -> str:
-    known = [str(run.meta[key]) for key in ("plan", "started_at", "version") if run.meta.get(key)]
-    return ", ".join(known)
+    """Which plan, when, by what: "telephone, 2026-11-20 20:23:06 UTC, busyhour 0.1.0"."""
+    plan, started_at, version = (str(run.meta.get(key) or "") for key in ("plan", "started_at", "version"))
+    name = plan.rpartition("/")[2].removesuffix(".py")
+    when = started_at[:19].replace("T", " ") + " UTC" if started_at else ""
+    return ", ".join(filter(None, (name, when, version and f"busyhour {version}")))
 
 
 def _summary(judgement: Judgement) -> str:
