@@ -1,13 +1,15 @@
 # make run    the main job: calls the reference agent and judges it
 # make test   everything CI runs: ruff, mypy, the tests
-# make check  ruff and mypy only          make bench  the benchmarks of docs/benchmarks.md
+# make check  ruff and mypy only
+# make prove  shows that every gate of plans/telephone.py can fail (about 20 minutes)
+# make bench  the benchmarks of docs/benchmarks.md (about 4 minutes); make clean-runs  20 runs of a sound agent
 # make lock   the hashed requirements anew, after a change of dependencies in a pyproject.toml
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check prove bench clean-runs lock clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/busyhour run plans/telephone.py
@@ -21,7 +23,15 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready-run
-	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	$(BIN)/python benchmarks/measurement.py
+	$(BIN)/python benchmarks/reference_agent.py
+	$(BIN)/python benchmarks/media.py
+
+clean-runs: $(VENV)/.ready-run
+	$(BIN)/python benchmarks/clean_runs.py 20
+
+prove: $(VENV)/.ready-run
+	$(BIN)/busyhour prove plans/telephone.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busyhour needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'

@@ -2,7 +2,7 @@
 
     python benchmarks/reference_agent.py
 
-The vendors' twins answer at once, so what is left is the agent's own: its end-pointing (VAD_STOP_MS = 200) and its work.
+The vendors' twins answer at once, so what is left is the agent's own: end-pointing (VAD_STOP_MS = 200) and work.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ PROFILES = {
     # People leave about 0.2 s between turns (Stivers et al., PNAS 2009); a P95 of 800 ms is the field's usual target.
     "conversational": Profile(1000, 650, 800, 700, 3),
     # 3 s to the first word, 2 s for each turn, an answer within 5 s whatever fails.
-    "seed": Profile(3000, 1500, 2000, 2000, 5),
+    "seed": Profile(3000, 2000, 2000, 2000, 5),
 }
 
 # ---------------------------------------------------------------- what callers say
@@ -180,7 +180,6 @@ class Demands:
 
     def __init__(self, agent: str, limits: Profile, phases: Phases) -> None:
         self._agent, self._phases = agent, phases
-        self._fine = Variation(name="nothing wrong")
         self.gates: list[Gate] = []
         self.valid_if: list[Gate] = []
         self.controls: list[Control] = []
@@ -206,11 +205,17 @@ class Demands:
 
     def _of_the_conversation(self, limits: Profile) -> None:
         steady, p50, p95 = self._phases.steady, limits.response_p50, limits.response_p95
-        slower = self._defect("slow_response", max(p50 - OWN_P50, p95 - OWN_P95) + 120)
-        slow = self._defect("slow_response", min(p50 - OWN_P50, p95 - OWN_P95) - 60)
-        self._gate(AtMost(response_latency(steady, q=0.5), p50, "ms"), red=slower, benign=slow)
-        self._gate(AtMost(response_latency(steady, q=0.95), p95, "ms"), red=slower, benign=slow)
-        self._gate(AtLeast(call_success(steady), 85, "%"), red=self._defect("hang_up_early", 0.5), benign=slow)
+        for q, limit, own in ((0.5, p50, OWN_P50), (0.95, p95, OWN_P95)):
+            self._gate(
+                AtMost(response_latency(steady, q=q), limit, "ms"),
+                red=self._defect("slow_response", limit - own + 120),
+                benign=self._defect("slow_response", limit - own - 60),
+            )
+        self._gate(
+            AtLeast(call_success(steady), 85, "%"),
+            red=self._defect("hang_up_early", 0.2),
+            benign=self._services("duplicate webhooks", DUPLICATING),
+        )
         silence_ms = 1000 * limits.dead_air_seconds
         self._gate(
             AtMost(dead_air(steady), limits.dead_air_seconds, "s"),
@@ -220,7 +225,7 @@ class Demands:
         for indicator, limit, unit, defect, harmful, harmless in (
             (missed_turns(steady), 5, "%", "drop_turn", 0.2, 0.01),
             (agent_interruptions(steady), 5, "%", "interrupts", 0.3, 0.01),
-            (underruns(steady), 2, "/min", "gappy_audio", 120, 8),
+            (underruns(steady), 2, "/min", "gappy_audio", "120@0.4", "120@0.03"),
             (word_error_rate(steady), 5, "%", "mishears", 0.3, 0.01),
         ):
             gate = AtMost(indicator, limit, unit)
@@ -231,16 +236,18 @@ class Demands:
         late = self._defect("slow_barge_in", limit - OWN_STOP - 100)
         later = self._defect("slow_barge_in", limit - OWN_STOP + 100)
         self._gate(AtMost(barge_in_stop(barge_in, q=0.9), limit, "ms"), red=later, benign=late)
-        self._gate(AtLeast(yield_rate(barge_in), 90, "%"), red=self._defect("no_clear"), benign=late)
+        self._gate(
+            AtLeast(yield_rate(barge_in), 90, "%"), red=self._environment("no_clear", DEFECT="no_clear"), benign=late
+        )
 
     def _of_the_brown_out(self, limits: Profile) -> None:
         brown_out = self._phases.brown_out
-        too_long = f"{limits.dead_air_seconds + 1}"
-        patient = self._environment("too patient", FIRST_TOKEN_SECONDS=too_long, DEAD_AIR_SECONDS=too_long)
-        for_ever = self._environment("waits for ever", FIRST_TOKEN_SECONDS="20", DEAD_AIR_SECONDS="20")
-        self._gate(AtMost(dead_air(brown_out), limits.dead_air_seconds, "s"), red=patient, benign=self._fine)
-        self._gate(AtMost(missed_turns(brown_out), 12, "%"), red=for_ever, benign=self._fine)
-        self._gate(AtLeast(call_success(brown_out), 75, "%"), red=self._defect("hang_up_early", 0.9), benign=self._fine)
+        patient = self._waits(limits.dead_air_seconds - 0.1)
+        too_patient = self._waits(limits.dead_air_seconds + 1)
+        for_ever = self._waits(20)
+        self._gate(AtMost(dead_air(brown_out), limits.dead_air_seconds, "s"), red=too_patient, benign=patient)
+        self._gate(AtMost(missed_turns(brown_out), 12, "%"), red=for_ever, benign=patient)
+        self._gate(AtLeast(call_success(brown_out), 75, "%"), red=self._defect("hang_up_early", 0.9), benign=patient)
 
     def _of_the_harness(self) -> None:
         greeting = self._phases.greeting
@@ -259,9 +266,15 @@ class Demands:
         (self.valid_if if harness else self.gates).append(gate)
         self.controls.append(Control(gate, red=red, benign=benign))
 
-    def _defect(self, name: str, value: float | None = None) -> Variation:
-        defect = name if value is None else f"{name}:{value:g}"
+    def _defect(self, name: str, value: float | str) -> Variation:
+        """A defect of the reference agent; systems/voice_agent/README.md has them all."""
+        defect = f"{name}:{value}" if isinstance(value, str) else f"{name}:{value:g}"
         return self._environment(defect, DEFECT=defect)
+
+    def _waits(self, seconds: float) -> Variation:
+        """For the model's first token; the apology follows in about half a second."""
+        limits = {"FIRST_TOKEN_SECONDS": f"{seconds}", "DEAD_AIR_SECONDS": f"{seconds}"}
+        return self._environment(f"patient for {seconds:g} s", **limits)
 
     def _environment(self, name: str, **variables: str) -> Variation:
         return self._services(name, started_by(self._agent, **variables))

@@ -128,3 +128,28 @@ def test_silence_and_keys() -> None:
 def test_an_answer_that_cuts_in_and_goes_on_is_an_early_answer(answers_after_ms: int) -> None:
     kinds = placed(Greeting(), Say(AUDIO), manner=Manner(answers_after_ms=answers_after_ms, stops_after_ms=5000))
     assert [latency_ms(o) for o in kinds["turn"]] == [answers_after_ms]
+
+
+def test_an_agent_that_hangs_up_without_a_word_has_not_greeted() -> None:
+    kinds = placed(Greeting(), manner=Manner(greets_after_ms=60_000, hangs_up_after_ms=300))
+    assert [(o.outcome, o.ended_ns) for o in kinds["greeting"]] == [("lost", None)]
+    assert [o.outcome for o in kinds["call"]] == ["hung up early"]
+
+
+def test_an_agent_that_hangs_up_while_the_caller_speaks_has_lost_the_turn() -> None:
+    kinds = placed(Greeting(), Say(AUDIO), manner=Manner(hangs_up_after_ms=4000))
+    assert [(o.outcome, o.ended_ns) for o in kinds["turn"]] == [("lost", None)]
+    assert [(o.outcome, o.detail["ended_by"]) for o in kinds["call"]] == [("lost", "caller")]
+
+
+def test_a_late_answer_is_not_the_answer_to_the_next_turn() -> None:
+    # 3.5 s after the first turn, while the caller, whose patience was 3 s, is saying the second
+    manner = Manner(answers_after_ms=3500, stops_after_ms=60_000, speaks_ms=3000)
+    kinds = placed(Greeting(), Say(AUDIO, patience_seconds=3), Say(AUDIO, patience_seconds=3), manner=manner)
+    assert [o.outcome for o in kinds["turn"]] == ["missed", "missed"]
+
+
+def test_a_silence_within_an_answer_is_written_down() -> None:
+    kinds = placed(Greeting(), Say(AUDIO), manner=Manner(pauses_ms=650))
+    assert [(o.ended_ns or 0) - o.due_ns for o in kinds["pause"]] == [650 * MS] * 2
+    assert len(kinds["turn"]) == 1

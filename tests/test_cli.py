@@ -93,6 +93,7 @@ def test_a_control_that_does_not_turn_its_gate_red_leaves_it_unproven(plan, caps
         (["run", str(PLAN), "-o", "colour=red"], 64, "there is no option 'colour'"),
         (["run", str(PLAN), "-o", "colour"], 64, "write it as NAME=VALUE"),
         (["run", str(PLAN), "--json", "/no/such/folder/v.json"], 66, "cannot be written there"),
+        (["run", str(PLAN), "--journal", f"{PLAN}/x.journal"], 66, "cannot be made a folder for the journal"),
         (["judge", "no.journal"], 66, "no.journal"),
         (["judge", str(PLAN)], 66, "memory.py"),
         (["report", "/"], 66, "/"),
@@ -105,6 +106,21 @@ def test_wrong_input_is_one_clear_sentence(arguments, code, words, capsys) -> No
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_a_report_for_which_there_is_no_room_is_one_clear_sentence(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal, "--json", "/dev/full") == 66
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "busyhour: /dev/full: the report cannot be written there: No space left on device; give another place\n"
+    )
+    assert "Traceback" not in error
+
+
+def test_proofs_that_cannot_be_kept_are_one_clear_sentence(plan, capsys) -> None:  # type: ignore[no-untyped-def]
+    plan.with_name("memory.proofs.json").mkdir()
+    assert main(["prove", str(plan), "--only", "latency"]) == 66
+    assert "memory.proofs.json: the proofs cannot be kept there: Is a directory" in capsys.readouterr().err
 
 
 def test_an_existing_journal_is_never_overwritten(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -175,7 +175,8 @@ def test_the_sentences() -> None:
     )
     assert said(SUCCESS, calls(59)) == "rate of successful calls in steady is 100 % (95.05-100, n=59), at least 95 %"
     assert said(SUCCESS, calls(50, 10)) == (
-        "rate of successful calls in steady is 83.3 % (73.4-90.7, n=60), below 95 %: 50 of 60 calls"
+        "rate of successful calls in steady is 83.3 % (73.4-90.7, n=60), below 95 %: 50 of 60 calls; "
+        "10 lost (steady/50)"
     )
     assert said(AtMost(dropped("steady"), 0), calls(3)) == "count of dropped arrivals in steady is 0 (n=3), within 0"
     assert said(AtMost(send_lateness(0.99), 5, "ms"), samples=[Sample(1, "harness", "send_lateness_ms", 0.4, 99)]) == (
@@ -326,7 +327,8 @@ INEFFECTIVE = fault("proof", 5, effective=False, because="no stream began", phas
     ("marks", "outcome", "words"),
     [
         ([ENDED], PASS, ""),
-        ([], INVALID, "its journal breaks off 60.7 s after it began, without an end"),
+        ([Mark(9, "run.failed", detail={"why": "agent: no"})], INVALID, "the run could not be carried out: agent: no"),
+        ([], INVALID, "it breaks off 60.7 s after it began, without an end"),
         ([STOPPED], INCONCLUSIVE, "the run came to its end: stopped by Ctrl-C, 30 s after it began"),
         ([died("target", "agent exited with 3"), STOPPED], FAIL, "agent exited with 3, 20 s after it began"),
         ([died("target", "agent was killed by SIGSEGV"), STOPPED], FAIL, "agent was killed by SIGSEGV"),

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from random import Random
 
@@ -6,10 +7,12 @@ import pytest
 
 from busyhour import indicators
 from busyhour.errors import PlanError
+from busyhour.gates import AtLeast, AtMost
 from busyhour.indicators import (
     agent_interruptions,
     agent_talk_share,
     barge_in_stop,
+    call_setup,
     call_success,
     dead_air,
     dropped,
@@ -233,6 +236,39 @@ def lateness(value: float, count: int, at_ns: int = 10) -> Sample:
     return Sample(at_ns, "harness", "send_lateness_ms", value, count)
 
 
+def test_where_no_frame_was_due_none_was_late() -> None:
+    short = [call(1, outcome="no answer", opened_ns=None), call(2, outcome="protocol error", seconds=0.05)]
+    gate = AtMost(send_lateness(0.99), 5, "ms")
+    assert gate.judge(whole_run(short)).because == (
+        "p99 send lateness is 0 ms (n=0), within 5 ms: no call had media for longer than 100 ms, so no frame was due"
+    )
+    assert gate.judge(whole_run(short)).outcome == "pass"
+    assert gate.judge(whole_run(short, call(3, seconds=2))).outcome == "not run"
+    assert gate.judge(whole_run()).outcome == "not run"
+
+
+def test_the_commonest_reasons_of_failed_calls_are_told() -> None:
+    def failed(number: int, outcome: str, why: str = "") -> Operation:
+        return call(number, outcome=outcome, why=why)
+
+    run = whole_run(
+        [failed(n, "lost", "lost: the socket broke") for n in (1, 2, 3)],
+        [failed(n, "rejected", "USER_BUSY") for n in (4, 5)],
+        failed(6, "no answer"),
+        failed(7, "no media"),
+        failed(8, "protocol error"),
+        call(9),
+    )
+    assert (
+        AtLeast(call_success("steady"), 90, "%")
+        .judge(run)
+        .because.endswith(
+            ": 1 of 9 calls; 3 lost (steady/1: the socket broke), 2 rejected (steady/4: USER_BUSY), "
+            "1 no answer (steady/6), 2 for other reasons"
+        )
+    )
+
+
 def test_lateness_counts_every_frame() -> None:
     run = whole_run(samples=[lateness(0.1, 9_900), lateness(7.0, 99), lateness(50.0, 1)])
     assert (send_lateness(0.99)(run).value, send_lateness(0.99)(run).n) == (0.1, 10_000)
@@ -409,3 +445,45 @@ def test_a_connection_that_heard_nobody_belongs_to_nobody() -> None:
     said = {"steady/1": [Heard(0, 1 * SECOND, "hello")]}
     assert matched(said, {"late": [Heard(5 * SECOND, 6 * SECOND, "noise")], "silent": []}) == {}
     assert matched(said, {"it": [Heard(100 * MS, 1100 * MS, "hello")]}) == {"it": "steady/1"}
+
+
+# ---------------------------------------------------------------- silences, set-up, and the worst phase
+
+
+def test_dead_air_is_the_longest_silence_of_a_turn_before_its_answer_or_within_it() -> None:
+    pause = Operation(
+        id="steady/1/pause/1",
+        kind="pause",
+        phase="steady",
+        due_ns=13 * SECOND,
+        began_ns=13 * SECOND,
+        ended_ns=round(14.8 * SECOND),
+        parent="steady/1",
+    )
+    run = whole_run(turn(700, at_s=10), turn(600, at_s=20, number=2), pause)
+    assert dead_air("steady")(run).value == pytest.approx(1.8)
+    assert dead_air("steady")(run).n == 2
+    elsewhere = whole_run(turn(700, at_s=10), replace(pause, parent="steady/2"))
+    assert dead_air("steady")(elsewhere).value == pytest.approx(0.7)
+
+
+def test_call_setup_counts_what_was_never_taken_as_infinitely_late() -> None:
+    taken = [call(n, answered_ns=40 * MS) for n in range(30)]
+    refused = call(31, outcome="rejected")
+    assert call_setup("steady", 0.5)(whole_run(taken)).value == 40
+    assert call_setup("steady", 1.0)(whole_run(taken, refused)).value == inf
+
+
+def test_lateness_is_that_of_the_worst_phase() -> None:
+    # 1 % of the run's frames were late, but half of those of the short phase
+    on_time = Sample(1 * SECOND, "harness", "send_lateness_ms", 0.5, 9_900)
+    late = Sample(3 * SECOND, "harness", "send_lateness_ms", 40.0, 100)
+    marks = [
+        Mark(0, "run.began"),
+        Mark(0, "phase.began", "long"),
+        Mark(2 * SECOND, "phase.ended", "long"),
+        Mark(2 * SECOND, "phase.began", "short"),
+        Mark(4 * SECOND, "phase.ended", "short"),
+    ]
+    estimate = send_lateness(0.95)(MemoryRun(sampled=[on_time, late], marked=marks))
+    assert (estimate.value, estimate.n) == (40.0, 10_000)

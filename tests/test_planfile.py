@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from busyhour.arrivals import Burst
+from busyhour.arrivals import Burst, Hold
 from busyhour.carriers.memory import MemoryCarrier, MemoryService
 from busyhour.clock import VirtualClock
 from busyhour.errors import PlanError
@@ -14,7 +14,7 @@ from busyhour.gates import AtMost
 from busyhour.indicators import response_latency
 from busyhour.model import Control, Phase, Plan, Variation
 from busyhour.planfile import check, load, vary
-from busyhour.workloads.call import Call, Greeting, Scenario
+from busyhour.workloads.call import BargeIn, Call, Greeting, Press, Say, Scenario
 
 PREAMBLE = """
 from busyhour.arrivals import Burst
@@ -47,6 +47,13 @@ def problems_of(path: Path, **options: str) -> list[str]:
     with pytest.raises(PlanError) as caught:
         load(path, options)
     return caught.value.problems
+
+
+def test_a_plan_that_exits_is_an_error_with_its_place(written) -> None:  # type: ignore[no-untyped-def]
+    path = written("import sys\nsys.exit('not here')\n")
+    line = path.read_text().splitlines().index("sys.exit('not here')") + 1
+    assert problems_of(path) == [f"{path}:{line}: SystemExit: not here"]
+    assert problems_of(written("def plan():\n    raise SystemExit(3)\n"))[0].endswith("SystemExit: 3")
 
 
 def test_a_plan_is_loaded_with_its_source(written) -> None:  # type: ignore[no-untyped-def]
@@ -149,6 +156,15 @@ def test_strangers_are_named(plan: Plan) -> None:
     told = "\n".join(check(wrong))
     for words in ("harms 'tts'", "watches 'redis'", "<= 900 ms", "replaces a service 'tts'", "changes a phase 'x'"):
         assert words in told
+
+
+def test_what_a_phase_cannot_do_is_said_before_it_starts(plan: Plan) -> None:
+    call = Call([Scenario("s", [Say("hours.todya"), Press("1x"), BargeIn("barge.stop", asking="hours.today")])])
+    phases = [replace(plan.phases[0], workload=call), replace(plan.phases[1], arrivals=Hold(200, 60))]
+    told = "\n".join(check(replace(plan, phases=phases)))
+    for words in ("hours.today", "there is no key 'x'", "to hold 200 operations in progress, but has room for 100"):
+        assert words in told
+    assert len(told.splitlines()) == 3
 
 
 def test_two_services_of_one_name(plan: Plan) -> None:

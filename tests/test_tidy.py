@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CODE = sorted(p for folder in ("src", "systems", "plans", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "systems").rglob("tests/*.py")])
+FOLDERS = ("src", "systems", "plans", "tools", "benchmarks")
+CODE = sorted({p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")} - set(TESTS))
 LONGEST_FILE, LONGEST_FUNCTION = 500, 70
 
 

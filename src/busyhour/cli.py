@@ -1,25 +1,28 @@
 """The command line: run, judge, report, prove, call.
 
 Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
-130 interrupted before anything was measured.
+130 interrupted before anything was measured; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
-from busyhour import __version__, controls, timeline
+from busyhour import __version__, controls, proofs, timeline
 from busyhour.clock import wall_time
 from busyhour.conduct import conduct
-from busyhour.errors import BusyhourError, JournalError, PlanError
+from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
 from busyhour.gates import Judgement, judge
 from busyhour.journal import open_run
 from busyhour.model import EXIT_CODE, Run
@@ -33,6 +36,7 @@ REPORTERS: Mapping[str, Callable[[Run, Judgement, TextIO], None]] = {
     "junit": junit.report,
 }
 INTERRUPTED = 130
+UNREAD = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return UNREAD
         expected = _expected(error)
         if expected is None:
             traceback.print_exc()
@@ -65,6 +73,18 @@ def _expected(error: BaseException) -> BusyhourError | None:
     return None
 
 
+def _unread() -> bool:
+    """Whether who read our output is gone (`| head`; a `| tee` that the same Ctrl-C ended): it is silenced then."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        asked = select.poll()
+        asked.register(stream, 0)  # a pipe without a reader reports POLLERR unasked
+        if asked.poll(0):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            gone = True
+    return gone
+
+
 def _complain(message: str) -> None:
     sys.stderr.write(f"busyhour: {message}\n")
 
@@ -74,14 +94,19 @@ def _complain(message: str) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
-    reports = _reports(arguments)
     stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
     journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
-    console = _console()
-    conducted = conduct(file, file.plan, journal=journal, seed=arguments.seed, console=console, title=file.path.stem)
-    if conducted.stopped is not None:
-        console.print(f"The run was cut short: {conducted.stopped}", highlight=False, soft_wrap=True, markup=False)
-    code = _judged(file, journal, [("text", sys.stdout), *reports])
+    console, title = _console(), file.path.stem
+    with ExitStack() as files:
+        reports = _reports(arguments, files)
+        try:
+            conducted = conduct(file, file.plan, journal=journal, seed=arguments.seed, console=console, title=title)
+        except (ServiceError, ExceptionGroup):
+            _judged(file, journal, reports)  # a build that reads only them is to see why, too
+            raise
+        if conducted.stopped is not None:
+            console.print(f"The run was cut short: {conducted.stopped}", highlight=False, soft_wrap=True, markup=False)
+        code = _judged(file, journal, [("text", sys.stdout), *reports])
     sys.stdout.write(f"\njournal: {journal}\n")
     return code
 
@@ -94,24 +119,31 @@ def _judge(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     journal = Path(arguments.journal)
     file = _plan_of(journal, arguments)
-    out = sys.stdout if arguments.output is None else _opened(Path(arguments.output))
-    return _judged(file, journal, [(arguments.format, out)])
+    with ExitStack() as files:
+        out = sys.stdout if arguments.output is None else files.enter_context(_opened(Path(arguments.output)))
+        return _judged(file, journal, [(arguments.format, out)])
 
 
 def _prove(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
-    console = _console()
+    console, found = _console(), list[proofs.GateProof]()
+    code = 0
     with tempfile.TemporaryDirectory(prefix="busyhour-prove-") as temporary:
         folder = Path(arguments.journals or temporary)
-        proofs = controls.prove(file, only=arguments.only, folder=folder, seed=arguments.seed, console=console)
-    for proof in proofs:
+        try:
+            for proof in controls.prove(file, only=arguments.only, folder=folder, seed=arguments.seed, console=console):
+                proofs.keep(file, proof)  # at once: what comes later may be interrupted
+                found.append(proof)
+        except controls.Interrupted as interrupted:
+            _complain(str(interrupted))
+            code = INTERRUPTED
+    for proof in found:
         sys.stdout.write(f"{proof.status.upper():9} {proof.gate}\n")
-        if proof.status != "proven":
+        if proof.status != proofs.PROVEN:
             sys.stdout.write(f"          {proof.because}\n")
-    kept = controls.keep(file, proofs)
-    unproven = sum(proof.status != "proven" for proof in proofs)
-    sys.stdout.write(f"\n{len(proofs) - unproven} of {len(proofs)} gates are proven; kept in {kept}\n")
-    return 1 if unproven else 0
+    proven = sum(proof.status == proofs.PROVEN for proof in found)
+    sys.stdout.write(f"\n{proven} of {len(found)} gates are proven; kept in {proofs.path_of(file)}\n")
+    return code or (1 if proven < len(found) else 0)
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -129,9 +161,13 @@ def _judged(file: PlanFile, journal: Path, reports: Sequence[tuple[str, TextIO]]
         for name, out in reports:
             try:
                 REPORTERS[name](run, judgement, out)
-            finally:
-                if out is not sys.stdout:
+                out.flush()
+            except OSError as error:
+                if out is sys.stdout:
+                    raise
+                with suppress(OSError):
                     out.close()
+                raise _unwritable(Path(out.name), error) from None
     return EXIT_CODE[judgement.outcome]
 
 
@@ -159,10 +195,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _reports(arguments: argparse.Namespace) -> list[tuple[str, TextIO]]:
+def _reports(arguments: argparse.Namespace, files: ExitStack) -> list[tuple[str, TextIO]]:
     """Where else to report to, opened before the run: what cannot be written is known before it is made."""
     return [
-        (name, _opened(Path(path)))
+        (name, files.enter_context(_opened(Path(path))))
         for name, path in (("json", arguments.json), ("junit", arguments.junit))
         if path is not None
     ]
@@ -172,7 +208,11 @@ def _opened(path: Path) -> TextIO:
     try:
         return path.open("w", encoding="utf-8")
     except OSError as error:
-        raise JournalError(f"{path}: the report cannot be written there: {error.strerror}") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> JournalError:
+    return JournalError(f"{path}: the report cannot be written there: {error.strerror}; give another place")
 
 
 def _console() -> Console:

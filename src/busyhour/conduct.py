@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from busyhour import __version__
+from busyhour import __version__, proofs
 from busyhour.clock import SystemClock, wall_time
 from busyhour.engine import Execution, Stopped
+from busyhour.errors import JournalError
 from busyhour.journal import Journal
 from busyhour.live import shown
 from busyhour.model import JSON, Plan
 from busyhour.planfile import PlanFile
 
-PROOFS_SUFFIX = ".proofs.json"
 SIGNALS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
@@ -32,11 +31,7 @@ SIGNALS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTE
 class Conducted:
     journal: Path
     stopped: str | None  # why, if the plan was not carried out to its end
-
-    @property
-    def interrupted(self) -> bool:
-        """It was a person or a supervisor who stopped it, not a service that died."""
-        return self.stopped in SIGNALS.values()
+    interrupted: bool  # a person or a supervisor wanted it to end, be it too late to stop it
 
 
 def conduct(file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Console, title: str) -> Conducted:
@@ -45,12 +40,19 @@ def conduct(file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Co
     Ctrl-C and SIGTERM end the run in order. Raises ServiceError, JournalError; whatever happens, the services are gone
     and the journal is closed when this returns or raises.
     """
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_conduct(file, plan, journal, seed, console, title))
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(f"{journal.parent} cannot be made a folder for the journal: {error.strerror}") from None
+    with _Signals() as signals, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
+    return Conducted(journal, stopped, signals.told is not None)
 
 
-async def _conduct(file: PlanFile, plan: Plan, path: Path, seed: int, console: Console, title: str) -> Conducted:
+async def _conduct(
+    file: PlanFile, plan: Plan, path: Path, seed: int, console: Console, title: str, signals: _Signals
+) -> str | None:
+    """Why the run was stopped, if it was."""
     loop = asyncio.get_running_loop()
     notebook = Journal.create(path, _meta(file, seed))
     try:
@@ -60,16 +62,15 @@ async def _conduct(file: PlanFile, plan: Plan, path: Path, seed: int, console: C
             loop.call_soon_threadsafe(execution.stop, str(error))
 
         notebook.on_failure = journal_failed
-        with _signals(loop, execution), _quiet_collector():
-            stopped = None
+        with signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), _quiet_collector():
             async with shown(execution.progress, console=console, clock=SystemClock(), title=title):
                 try:
                     await execution.execute()
                 except Stopped as stop:
-                    stopped = stop.why
+                    return stop.why
+        return None
     finally:
         notebook.close()
-    return Conducted(path, stopped)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -80,13 +81,41 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _signals(loop: asyncio.AbstractEventLoop, execution: Execution) -> ExitStack:
-    """Ctrl-C and SIGTERM stop the run until the stack is closed."""
-    stack = ExitStack()
-    for sign, words in SIGNALS.items():
-        loop.add_signal_handler(sign, execution.stop, words)
-        stack.callback(loop.remove_signal_handler, sign)
-    return stack
+class _Signals:
+    """Ctrl-C and SIGTERM, from before there is a loop until after it is closed: nothing is interrupted half-way.
+
+    One that comes before there is a run ends it as soon as there is one; one that comes after it is only remembered.
+    """
+
+    def __init__(self) -> None:
+        self.told: str | None = None
+        self._stop: Callable[[str], object] | None = None
+        self._restoring = ExitStack()
+
+    def __enter__(self) -> _Signals:
+        for number in SIGNALS:
+            before = signal.signal(number, self._hear)
+            self._restoring.callback(signal.signal, number, signal.SIG_DFL if before is None else before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restoring.close()
+
+    @contextmanager
+    def given_to(self, stop: Callable[[str], object]) -> Iterator[None]:
+        """Have `stop(why)` called, from the handler, while the body runs."""
+        self._stop = stop
+        if self.told is not None:
+            stop(self.told)
+        try:
+            yield
+        finally:
+            self._stop = None
+
+    def _hear(self, number: int, _frame: object) -> None:
+        self.told = self.told or SIGNALS[signal.Signals(number)]
+        if self._stop is not None:
+            self._stop(self.told)
 
 
 def _quiet_collector() -> ExitStack:
@@ -111,17 +140,5 @@ def _meta(file: PlanFile, seed: int) -> dict[str, JSON]:
         "started_at": wall_time(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "proofs": dict(proofs_of(file.path)),
+        "proofs": dict(proofs.known(file)),
     }
-
-
-def proofs_of(plan: Path) -> Mapping[str, str]:
-    """What the last `busyhour prove` of this plan said: gate name -> "proven" or "unproven"."""
-    path = plan.with_name(plan.stem + PROOFS_SUFFIX)
-    try:
-        return {name: str(gate["status"]) for name, gate in json.loads(path.read_text())["gates"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A spoilt proofs file proves nothing; every gate is then marked unproven, which says so in every report.
-        return {}

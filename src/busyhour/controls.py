@@ -6,67 +6,83 @@ share a variation share its run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from busyhour import __version__
-from busyhour.clock import wall_time
-from busyhour.conduct import PROOFS_SUFFIX, conduct
-from busyhour.errors import PlanError
+from busyhour.conduct import conduct
+from busyhour.errors import PlanError, ServiceError
 from busyhour.gates import judge
 from busyhour.journal import open_run
-from busyhour.model import Control, Outcome, Plan, Variation, Verdict
+from busyhour.model import Control, Outcome, Plan, Variation
 from busyhour.planfile import PlanFile, vary
+from busyhour.proofs import PROVEN, UNPROVEN, GateProof
 
 
-@dataclass(frozen=True)
-class Proof:
-    """What became of one gate's control. `status` is "proven" or "unproven"; `because` says what was seen."""
+class Interrupted(Exception):
+    """Proving was stopped; `untried` gates had not had both their controls."""
 
-    gate: str
-    status: str
-    because: str
+    def __init__(self, untried: Sequence[str]) -> None:
+        self.untried = untried
+        super().__init__(f"interrupted; {len(untried)} gates were not tried to the end")
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One run of one variation, and the gates that it must turn red or leave green."""
+    """One run of one variation, and the controls that it is red or benign for."""
 
     variation: Variation
     controls: Sequence[Control]
     phases: Sequence[str]
 
 
-def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Console) -> list[Proof]:
-    """Run every control whose gate's name contains `only`; gates without a control are unproven. Raises PlanError.
+@dataclass(frozen=True)
+class _Seen:
+    as_it_must: bool
+    sentence: str
 
-    Ctrl-C ends it: only gates whose controls had both been run are then concluded, so that earlier proofs stay.
+
+def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Console) -> Iterator[GateProof]:
+    """Run every control whose gate's name contains `only`; yields each gate's proof as soon as it is known.
+
+    A gate without a control is unproven, and so is one whose control could not be run. Raises PlanError when there is
+    no such gate, JournalError, and Interrupted after Ctrl-C or SIGTERM.
     """
     plan = file.plan
     gates = [gate.name for gate in [*plan.gates, *plan.valid_if] if only in gate.name]
     if not gates:
         raise PlanError(f"{file.path}: no gate's name contains {only!r}")
-    controls = [control for control in plan.controls if control.gate.name in gates]
-    seen: dict[tuple[str, str], tuple[bool, str]] = {}
-    trials = list(_trials(plan, controls))
+    controls = {control.gate.name: control for control in plan.controls if control.gate.name in gates}
+    for name in gates:
+        if name not in controls:
+            yield GateProof(name, UNPROVEN, "the plan has no control for it")
+    seen: dict[tuple[str, int], _Seen] = {}  # by gate and identity of the variation: two may bear one name
+    trials = list(_trials(plan, list(controls.values())))
     for number, trial in enumerate(trials, start=1):
         title = f"control {number} of {len(trials)}: {trial.variation.name}"
-        path = folder / f"{number:02}-{_slug(trial.variation.name)}.journal"
+        journal = folder / f"{number:02}-{_slug(trial.variation.name)}.journal"
         varied = vary(plan, trial.variation, trial.phases)
-        conducted = conduct(file, varied, journal=path, seed=seed, console=console, title=title)
-        if conducted.interrupted:
-            gates = [c.gate.name for c in controls if {(c.gate.name, v.name) for v in (c.red, c.benign)} <= seen.keys()]
-            break
+        trouble: str | None
+        try:
+            conducted = conduct(file, varied, journal=journal, seed=seed, console=console, title=title)
+        except ServiceError as error:
+            trouble = f"the control's run could not be carried out: {error}"
+        else:
+            if conducted.interrupted:
+                raise Interrupted([name for name in controls if not _both(controls[name], seen)])
+            trouble = None if conducted.stopped is None else f"the control's run was cut short: {conducted.stopped}"
         for control in trial.controls:
-            told, why = _told_apart(varied, path, control, trial.variation, conducted.stopped)
-            seen[control.gate.name, trial.variation.name] = (told, why)
-            mark = "[green]as it must[/]" if told else "[red]NOT as it must[/]"
-            console.print(f"  {mark}: {why}", highlight=False, soft_wrap=True)
-    return [_concluded(name, controls, seen) for name in gates]
+            told = (
+                _Seen(False, f"{control.gate.name}: {trouble}") if trouble else _told(varied, journal, control, trial)
+            )
+            seen[control.gate.name, id(trial.variation)] = told
+            mark = "[green]as it must[/]" if told.as_it_must else "[red]NOT as it must[/]"
+            console.print(f"  {mark}: {told.sentence}", highlight=False, soft_wrap=True)
+            if both := _both(control, seen):
+                status = PROVEN if all(one.as_it_must for one in both) else UNPROVEN
+                yield GateProof(control.gate.name, status, " / ".join(one.sentence for one in both))
 
 
 def _trials(plan: Plan, controls: Sequence[Control]) -> Iterator[_Trial]:
@@ -80,54 +96,30 @@ def _trials(plan: Plan, controls: Sequence[Control]) -> Iterator[_Trial]:
         yield _Trial(variation, mine, [phase.name for phase in plan.phases if phase.name in read])
 
 
-def _told_apart(
-    plan: Plan, journal: Path, control: Control, variation: Variation, stopped: str | None
-) -> tuple[bool, str]:
-    """Whether the gate said of this run what it must, and the sentence."""
-    must = Outcome.FAIL if variation is control.red else Outcome.PASS
-    if stopped is not None:
-        return False, f"{control.gate.name}: the control's run was {stopped}"
+def _told(plan: Plan, journal: Path, control: Control, trial: _Trial) -> _Seen:
+    """Whether the gate said of this run what it must, and the sentence.
+
+    The run must be valid, whole and its faults effective; only of the plan's own demands on the harness may one fail,
+    and only when it is such a demand that is being proven.
+    """
+    must = Outcome.FAIL if trial.variation is control.red else Outcome.PASS
     with open_run(journal) as run:
         verdict = control.gate.judge(run)
-        judgement = judge(plan, run)
-    harness = control.gate.name in {gate.name for gate in plan.valid_if}
-    spoilt = [v for v in judgement.validity if v.outcome is not Outcome.PASS]
-    if spoilt and not harness:
-        return False, f"{control.gate.name}: the control's run was invalid: {spoilt[0].because}"
-    return verdict.outcome is must, _sentence(verdict, must)
+        validity = judge(plan, run).validity
+    excused = {gate.name for gate in plan.valid_if}
+    spoilt = [v for v in validity if v.outcome is not Outcome.PASS]
+    if control.gate.name in excused:
+        spoilt = [v for v in spoilt if v.gate not in excused]
+    if spoilt:
+        return _Seen(False, f"{control.gate.name}: the control's run was invalid: {spoilt[0].because}")
+    said = verdict.outcome.upper() if verdict.outcome is must else f"{verdict.outcome.upper()}, not {must.upper()}"
+    return _Seen(verdict.outcome is must, f"{said}: {verdict.because}")
 
 
-def _sentence(verdict: Verdict, must: Outcome) -> str:
-    said = verdict.outcome.upper()
-    return f"{said}: {verdict.because}" if verdict.outcome is must else f"{said}, not {must.upper()}: {verdict.because}"
-
-
-def _concluded(gate: str, controls: Sequence[Control], seen: dict[tuple[str, str], tuple[bool, str]]) -> Proof:
-    control = next((c for c in controls if c.gate.name == gate), None)
-    if control is None:
-        return Proof(gate, "unproven", "the plan has no control for it")
-    trials = [seen[gate, variation.name] for variation in (control.red, control.benign)]
-    status = "proven" if all(told_apart for told_apart, _ in trials) else "unproven"
-    return Proof(gate, status, " / ".join(sentence for _, sentence in trials))
-
-
-def keep(file: PlanFile, proofs: Sequence[Proof]) -> Path:
-    """Write the proofs beside the plan, where runs and reports find them; earlier ones of other gates stay."""
-    path = file.path.with_name(file.path.stem + PROOFS_SUFFIX)
-    try:
-        gates = dict(json.loads(path.read_text())["gates"])
-    except (OSError, ValueError, KeyError, TypeError):
-        gates = {}
-    now = wall_time()
-    for proof in proofs:
-        gates[proof.gate] = {
-            "status": proof.status,
-            "because": proof.because,
-            "proved_at": now,
-            "busyhour": __version__,
-        }
-    path.write_text(json.dumps({"version": 1, "gates": gates}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+def _both(control: Control, seen: dict[tuple[str, int], _Seen]) -> list[_Seen]:
+    """What was seen of both its variations; empty while one of them is missing."""
+    found = [seen.get((control.gate.name, id(v))) for v in (control.red, control.benign)]
+    return [one for one in found if one is not None] if None not in found else []
 
 
 def _slug(name: str) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
 from busyhour.clock import SystemClock
-from busyhour.errors import ServiceError
+from busyhour.errors import BusyhourError, JournalError, ServiceError
 from busyhour.model import (
     JSON,
     MS,
@@ -120,6 +120,8 @@ class Execution:
         self._main: asyncio.Task[None] | None = None
         self._phase_began: list[tuple[int, str]] = []
         self._dropped_unwritten = 0
+        self._meter: LoopMeter | None = None
+        self._silent: dict[str, str] = {}  # witnesses that did not answer when last asked, and why
 
     async def execute(self) -> None:
         """Execute the plan. Raises Stopped if it was stopped, ServiceError if a service did not start, JournalError if
@@ -137,12 +139,19 @@ class Execution:
                         await self._phase(phase, number)
                     watch.cancel()
                 await self._read_everything()
+                await self._bury_the_dead()  # what died since the last look has spoilt the last calls
+                for name, why in self._silent.items():
+                    self._mark("witness.silent", name, why=why)
                 self.progress.doing = "stopping"
-        except asyncio.CancelledError:
-            if self._stopping is None:
-                raise
-            self._mark("run.stopped", why=self._stopping)
-            raise Stopped(self._stopping) from None
+        except BaseException as error:
+            if self._stopping is not None and isinstance(error, asyncio.CancelledError):
+                self._mark("run.stopped", why=self._stopping)
+                raise Stopped(self._stopping) from None
+            with suppress(JournalError):  # which is then what is being raised
+                self._mark("run.failed", why=_reason(error))
+            raise
+        finally:
+            self._main = None
         self._mark("run.ended")
 
     def stop(self, why: str) -> None:
@@ -179,8 +188,8 @@ class Execution:
             self._mark("phase.began", phase.name)
             proofs: list[tuple[str, Proof]] = []
             for fault in phase.faults:
+                faults.callback(self._mark, "fault.ended", fault.name, phase=phase.name)  # once it is undone
                 proof = await faults.enter_async_context(fault.injected(self._endpoints, self._clock))
-                faults.callback(self._mark, "fault.ended", fault.name, phase=phase.name)
                 self._mark("fault.began", fault.name, phase=phase.name, service=fault.service)
                 proofs.append((fault.name, proof))
             await self._arrivals(phase, began_ns)
@@ -247,21 +256,21 @@ class Execution:
     async def _watch(self) -> None:
         """Once a second: read the meters, the probes and the witnesses, and stop the run if a service has died."""
         async with AsyncExitStack() as stack:
-            meter = await stack.enter_async_context(LoopMeter(self._clock).running())
+            self._meter = await stack.enter_async_context(LoopMeter(self._clock).running())
             next_ns = self._clock.now_ns()
             while True:
                 next_ns += round(WATCH_SECONDS * SECOND)
                 await self._clock.sleep_until(next_ns)
-                self._append_samples(meter.drain(self._clock.now_ns()))
                 await self._read_everything()
-                for service in self._all_services():
-                    self._bury(service)
+                await self._bury_the_dead()
 
     async def _read_everything(self) -> None:
         now_ns = self._clock.now_ns()
         if self._dropped_unwritten:
             self._mark("arrival.dropped", self.progress.phase, count=self._dropped_unwritten)
             self._dropped_unwritten = 0
+        if self._meter is not None:
+            self._append_samples(self._meter.drain(now_ns))
         for service in self._all_services():
             if isinstance(service, Metered):
                 self._append_samples(service.drain(now_ns))
@@ -276,8 +285,9 @@ class Execution:
             async with asyncio.timeout(WITNESS_SECONDS):
                 operations = await service.witnessed(self._endpoints[service.name])
         except (TimeoutError, OSError, ServiceError) as trouble:
-            self._mark("witness.silent", service.name, why=str(trouble) or type(trouble).__name__)
+            self._silent[service.name] = str(trouble) or type(trouble).__name__
             return
+        self._silent.pop(service.name, None)  # what it could not tell then it has told now
         for operation in operations:
             self._notebook.append(replace(operation, phase=operation.phase or self._phase_at(operation.due_ns)))
 
@@ -291,11 +301,13 @@ class Execution:
         for sample in samples:
             self._notebook.append(sample)
 
-    def _bury(self, service: Service) -> None:
-        if isinstance(service, Mortal) and (obituary := service.obituary()) is not None and self._stopping is None:
-            role = "target" if service is self._plan.target else "harness"
-            self._mark("service.died", service.name, obituary=obituary, role=role)
-            self.stop(obituary.splitlines()[0])
+    async def _bury_the_dead(self) -> None:
+        for service in self._all_services():
+            if isinstance(service, Mortal) and (obituary := service.obituary()) is not None and self._stopping is None:
+                role = "target" if service is self._plan.target else "harness"
+                self._mark("service.died", service.name, obituary=obituary, role=role)
+                self.stop(obituary.partition("; ")[0])
+        await asyncio.sleep(0)  # here the run is cancelled, if it is over
 
     # ---------------------------------------------------------------- writing
 
@@ -308,3 +320,9 @@ class Execution:
 
     def _phase_at(self, at_ns: int) -> str:
         return next((name for began_ns, name in reversed(self._phase_began) if began_ns <= at_ns), "")
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, BusyhourError) else f"a bug of busyhour's own: {error!r}"

@@ -145,8 +145,8 @@ class Journal:
         try:
             self._write_until_closed()
         except sqlite3.Error as error:
-            words = f"{self.path} cannot be written: {_words(error)}; what was written before can be read"
-            self._fail(JournalError(words))
+            words = f"{self.path} cannot be written: {_words(error)}; what was written before can be judged. "
+            self._fail(JournalError(words + "Make room there, or give another place with --journal"))
         except BaseException as error:  # forwarded, not swallowed: append() and close() raise it
             self._fail(error)
         else:
@@ -266,14 +266,14 @@ class StoredRun:
     def _detail(self, text: str) -> Mapping[str, JSON]:
         detail = self._parsed(text) if text != "{}" else {}
         if not isinstance(detail, Mapping):
-            raise JournalError(f"{self._path} is damaged: a detail is no JSON object")
+            raise _damaged(self._path, "a detail is no JSON object")
         return detail
 
     def _parsed(self, text: str) -> JSON:
         try:
             parsed: JSON = json.loads(text)
         except ValueError as error:
-            raise JournalError(f"{self._path} is damaged: {error}") from None
+            raise _damaged(self._path, str(error)) from None
         return parsed
 
     def _rows(self, query: str, *parameters: _Cell) -> list[tuple[Any, ...]]:
@@ -309,13 +309,13 @@ def _check_header(path: Path) -> None:
         with open(path, "rb") as file:
             magic = file.read(16)
     except FileNotFoundError:
-        raise JournalError(f"there is no journal {path}") from None
+        raise JournalError(f"there is no journal {path}; runs write theirs to runs/, or where --journal says") from None
     except OSError as error:
         raise JournalError(f"{path} cannot be read: {error.strerror}") from None
     if not magic:
-        raise JournalError(f"{path} is empty: its run did not get as far as to begin")
+        raise JournalError(f"{path} is empty: its run did not get as far as to begin; make the run again")
     if magic != b"SQLite format 3\0":
-        raise JournalError(f"{path} is no journal of busyhour (it is not SQLite)")
+        raise JournalError(f"{path} is no journal of busyhour (it is not SQLite); name the file that a run has written")
 
 
 def _check_content(path: Path, connection: sqlite3.Connection) -> None:
@@ -323,7 +323,10 @@ def _check_content(path: Path, connection: sqlite3.Connection) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION_ID:
-            raise JournalError(f"{path} is no journal of busyhour (it is another program's SQLite file)")
+            raise JournalError(
+                f"{path} is no journal of busyhour (it is another program's SQLite file); "
+                "name the file that a run has written"
+            )
         if version > FORMAT_VERSION:
             raise JournalError(
                 f"{path} was written by a newer busyhour: its format is {version}, this one reads {FORMAT_VERSION}; "
@@ -333,7 +336,7 @@ def _check_content(path: Path, connection: sqlite3.Connection) -> None:
     except sqlite3.Error as error:
         raise _unreadable(path, error) from None
     if problems != [("ok",)]:
-        raise JournalError(f"{path} is damaged: {' '.join(str(problems[0][0]).split())}")
+        raise _damaged(path, " ".join(str(problems[0][0]).split()))
 
 
 def _unreadable(path: Path, error: sqlite3.Error) -> JournalError:
@@ -342,7 +345,11 @@ def _unreadable(path: Path, error: sqlite3.Error) -> JournalError:
     surroundings = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_PERM", "SQLITE_AUTH")
     if name.startswith(surroundings):
         return JournalError(f"{path} cannot be opened: {_words(error)}; copy it to a directory you can write to")
-    return JournalError(f"{path} is damaged: {_words(error)}")
+    return _damaged(path, _words(error))
+
+
+def _damaged(path: Path, how: str) -> JournalError:
+    return JournalError(f"{path} is damaged: {how}; restore it from a copy, or make the run again")
 
 
 def _row(entry: Operation | Sample | Mark) -> tuple[str, _Row]:

@@ -31,9 +31,9 @@ SECOND = 1_000_000_000
 class Operation:
     """One thing asked and what came of it; a call is an operation, its turns are child operations.
 
-    kind: "call", "greeting", "turn", "barge_in", "speech", "underrun" from the caller's side; "stt", "llm", "tts" as
-    the twins witnessed them. outcome: "ok" or the reason in a few words ("no answer", "timed out", "hung up"). `who`
-    is the service or the party ("caller", "agent") it speaks of. Ids are paths: `steady/7` is a call,
+    kind: "call", "greeting", "turn", "barge_in", "speech", "underrun", "pause" from the caller's side; "stt", "llm",
+    "tts" as the twins witnessed them. outcome: "ok" or the reason in a few words ("no answer", "timed out", "hung
+    up"). `who` is the service or the party ("caller", "agent") it speaks of. Ids are paths: `steady/7` is a call,
     `steady/7/turn/2` its turn.
     """
 
@@ -63,7 +63,7 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Something that happened at an instant: "run.began", "run.ended", "phase.began", "phase.ended", "fault.began",
-    "fault.ended", "fault.proof", "service.started", "service.died", "arrival.dropped", "run.stopped"."""
+    "fault.ended", "fault.proof", "service.started", "service.died", "arrival.dropped", "run.stopped", "run.failed"."""
 
     at_ns: int
     kind: str
@@ -184,8 +184,13 @@ class Line(Protocol):
     """One call leg: two audio streams on one clock, paced by the media wheel."""
 
     @property
+    def answered_ns(self) -> int:
+        """When the agent took the call: from here on the caller listens, and first-audio latency counts."""
+        ...
+
+    @property
     def opened_ns(self) -> int:
-        """When the media stream was open in both directions: first-audio latency counts from here."""
+        """When the media stream was open in both directions."""
         ...
 
     @property
@@ -265,6 +270,13 @@ class Workload(Protocol):
     async def perform(self, arrival: Arrival) -> None:
         """Do one arrival's work and record what came of it, its failure included. A raise is a bug: the run ends."""
         ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A workload that can say what is wrong with it, and make ready what it needs, before anything is started."""
+
+    def problems(self) -> Sequence[str]: ...
 
 
 class Fault(Protocol):

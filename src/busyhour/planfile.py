@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from busyhour.arrivals import Hold
 from busyhour.errors import PlanError
-from busyhour.model import Fault, Gate, Phase, Plan, Service, Variation
+from busyhour.model import Checkable, Fault, Gate, Phase, Plan, Service, Variation
 
 _CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float}
 
@@ -36,15 +37,17 @@ def load(path: Path, options: Mapping[str, str] | None = None) -> PlanFile:
         source = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PlanError(f"{path}: there is no such plan file; plans shipped with busyhour are in plans/") from None
-    except (OSError, UnicodeDecodeError) as trouble:
-        raise PlanError(f"{path}: cannot be read as a plan: {trouble}") from None
+    except OSError as trouble:
+        raise PlanError(f"{path}: cannot be read as a plan: {trouble.strerror}; name a Python file") from None
+    except UnicodeDecodeError as trouble:
+        raise PlanError(f"{path}: cannot be read as a plan: {trouble}; save it as UTF-8") from None
     try:
         names = runpy.run_path(str(path), run_name="busyhour_plan")
     except PlanError as error:
         raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
     except SyntaxError as error:
         raise PlanError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from None
-    except Exception as error:  # the plan's own code failed: say where
+    except (Exception, SystemExit) as error:  # the plan's own code failed: say where
         raise PlanError(f"{_place(error, path)}: {type(error).__name__}: {error}") from None
     plan = _made(path, names.get("plan"), options)
     if problems := check(plan):
@@ -70,7 +73,7 @@ def _made(path: Path, plan: object, options: Mapping[str, str]) -> Plan:
         made = plan(**_converted(plan, options))
     except PlanError as error:
         raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
-    except Exception as error:  # the plan's own code again
+    except (Exception, SystemExit) as error:  # the plan's own code again
         raise PlanError(f"{_place(error, path)}: {type(error).__name__}: {error}") from None
     if not isinstance(made, Plan):
         raise PlanError(f"{path}: `plan()` returned a {type(made).__name__}, not a Plan")
@@ -118,6 +121,7 @@ def check(plan: Plan) -> list[str]:
     names = {service.name for service in services}
     for phase in plan.phases:
         problems += _strange_faults(phase.name, phase.faults, names)
+        problems += _impossible(phase)
     problems += [
         f"a probe watches {probe.service!r}, which is not in the plan (its services: {', '.join(sorted(names))})"
         for probe in plan.probes
@@ -139,6 +143,18 @@ def _strange_faults(phase: str, faults: Sequence[Fault], services: set[str]) -> 
         for fault in faults
         if fault.service not in services | {"harness"}
     ]
+
+
+def _impossible(phase: Phase) -> list[str]:
+    problems = []
+    if isinstance(phase.arrivals, Hold) and phase.arrivals.at_once > phase.at_once:
+        problems.append(
+            f"the phase {phase.name!r} is to hold {phase.arrivals.at_once} operations in progress, "
+            f"but has room for {phase.at_once}; raise its at_once"
+        )
+    if isinstance(phase.workload, Checkable):
+        problems += [f"the phase {phase.name!r}: {problem}" for problem in phase.workload.problems()]
+    return problems
 
 
 def _strange_variation(variation: Variation, services: set[str], phases: set[str]) -> list[str]:

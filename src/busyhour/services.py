@@ -163,7 +163,10 @@ async def _healthy(child: Child, *, port: int, path: str) -> str:
     url = f"http://127.0.0.1:{port}"
     last = "nothing asked yet"
     while True:
-        child.awaiting = f"GET {url}{path} to be answered with 2xx (last: {last})"
+        child.awaiting = (
+            f"GET {url}{path} to be answered with 2xx (last: {last}); "
+            "correct its `health` path, or give it longer with `start_within_seconds`"
+        )
         try:
             async with asyncio.timeout(_TRY_SECONDS):
                 last = await _status_line(port, path)

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from busyhour.carriers.telnyx import TelnyxStream
 from busyhour.clock import SystemClock
-from busyhour.errors import PlanError
-from busyhour.media.utterances import from_wav, rendered, utterances
+from busyhour.errors import PlanError, ServiceError
+from busyhour.media.utterances import from_wav, rendered, utterance
 from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Endpoint, Line, Operation
 from busyhour.workloads.call import Call, Greeting, Say, Scenario, Step
 
@@ -30,23 +30,27 @@ class _Notes:
 
 
 def call(url: str, *, says: Sequence[str], patience_seconds: float, codec: str, out: TextIO) -> int:
-    """Place one call and print its timeline; 0 if every turn was answered, else 1. Raises PlanError, ServiceError."""
+    """Place one call and print its timeline; 0 if every turn was answered, else 1.
+
+    Raises PlanError for a wrong URL or utterance, ServiceError when there is no call to be had there.
+    """
     if not url.startswith(("ws://", "wss://")):
         raise PlanError(f"{url!r} is no media stream; give the agent's WebSocket, like ws://127.0.0.1:8080/media")
     audios = [_audio(text) for text in says or DEFAULT_SAYS]
     steps: list[Step] = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in audios)]
     notes = asyncio.run(_place(url, Scenario("call", steps), codec))
-    _print(notes, out)
+    placed = next(o for o in notes.operations if o.kind == "call")
+    if placed.detail.get("opened_ns") is None:
+        raise ServiceError(f"no call: {placed.outcome}: {placed.detail['why']}; is the agent running there?")
+    _print(notes, placed, out)
     return 0 if all(o.outcome == "ok" for o in notes.operations if o.kind in {"call", "turn"}) else 1
 
 
 def _audio(text: str) -> Audio:
-    if text in utterances():
-        return utterances()[text]
     if text.endswith(".wav"):
         path = Path(text)
         return from_wav(path, path.stem)
-    return rendered(text)
+    return rendered(text) if " " in text else utterance(text)
 
 
 async def _place(url: str, scenario: Scenario, codec: str) -> _Notes:
@@ -74,8 +78,7 @@ async def _place(url: str, scenario: Scenario, codec: str) -> _Notes:
     return notes
 
 
-def _print(notes: _Notes, out: TextIO) -> None:
-    call = next(o for o in notes.operations if o.kind == "call")
+def _print(notes: _Notes, call: Operation, out: TextIO) -> None:
     began_ns = call.began_ns or call.due_ns
     events = [*notes.trail, *(event for operation in notes.operations for event in _events(operation))]
     out.writelines(f"{(at_ns - began_ns) / SECOND:8.3f} s  {words}\n" for at_ns, words in sorted(events))
@@ -86,19 +89,21 @@ def _print(notes: _Notes, out: TextIO) -> None:
 
 
 def _events(operation: Operation) -> list[tuple[int, str]]:
-    began_ns, ended_ns = operation.began_ns, operation.ended_ns
-    if operation.kind == "greeting":
-        words = "no greeting" if ended_ns is None else f"the agent greets, {_ms(ended_ns - operation.due_ns)} after"
-        return [(ended_ns or operation.due_ns, words + " the line was open")]
-    if operation.kind == "turn":
-        asked = (began_ns or operation.due_ns, f'caller: "{operation.detail["text"]}"')
-        if ended_ns is None:
-            return [asked, (operation.due_ns, f"the agent does not answer ({operation.outcome})")]
-        return [asked, (ended_ns, f"the agent answers, {_ms(ended_ns - operation.due_ns)} after the caller's end")]
-    if operation.kind == "speech" and operation.who == "agent" and ended_ns is not None and began_ns is not None:
-        return [(ended_ns, f"the agent has spoken for {(ended_ns - began_ns) / SECOND:.1f} s")]
-    if operation.kind == "underrun" and ended_ns is not None and began_ns is not None:
-        return [(began_ns, f"a gap of {_ms(ended_ns - began_ns)} in the agent's speech")]
+    began_ns, ended_ns = operation.began_ns or operation.due_ns, operation.ended_ns
+    took = "" if ended_ns is None else _ms(ended_ns - operation.due_ns)
+    match operation.kind, ended_ns:
+        case "greeting", None:
+            return [(began_ns, f"the agent does not greet ({operation.outcome})")]
+        case "greeting", int():
+            return [(ended_ns, f"the agent greets, {took} after it took the call")]
+        case "turn", _:
+            words = f"answers, {took} after the caller's end" if took else f"does not answer ({operation.outcome})"
+            asked = (began_ns, f'caller: "{operation.detail["text"]}"')
+            return [asked, (ended_ns or operation.due_ns, f"the agent {words}")]
+        case "speech", int() if operation.who == "agent":
+            return [(ended_ns, f"the agent has spoken for {(ended_ns - began_ns) / SECOND:.1f} s")]
+        case (("underrun" | "pause"), int()):
+            return [(began_ns, f"a silence of {took} in the agent's speech")]
     return []
 
 

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from busyhour.carriers import Telnyx, TelnyxStream
+from busyhour.carriers.telnyx.background import Background
 from busyhour.errors import ServiceError
 from busyhour.model import MS, SECOND, CallFailed, CallSetup, Carrier, Endpoint, HeardKind, Metered
 
@@ -231,6 +232,47 @@ async def test_a_media_socket_that_cannot_be_opened(path: str) -> None:
     assert told["stream_type"] == "websocket"
 
 
+@pytest.mark.parametrize(
+    ("hangs", "words"),
+    [(False, "closed before the WebSocket handshake"), (True, "no answer to the WebSocket handshake")],
+)
+async def test_a_media_socket_that_says_nothing_is_refused(
+    hangs: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("busyhour.carriers.telnyx.stream.CONNECT_SECONDS", 0.6)
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        if hangs:
+            await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    agent = Agent()
+    async with (
+        await asyncio.start_server(mute, "127.0.0.1", 0) as server,
+        serving(agent, telnyx := Telnyx(media_within_seconds=0.3)) as target,
+    ):
+        agent.answers(stream_url=f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        with pytest.raises(CallFailed) as failed:
+            async with telnyx.dial(target, SETUP):
+                pass
+    assert failed.value.reason == "media refused"
+    assert words in failed.value.detail
+
+
+async def test_the_last_refused_command_says_why_a_call_was_not_answered() -> None:
+    agent = Agent()
+    agent.answers(stream_auth_token="\u00fc")
+    failed = await failure(agent, answer_within_ns=SECOND // 2)
+    assert failed.reason == "no answer"
+    assert "its command answer was refused" in failed.detail
+    assert "stream_auth_token" in failed.detail
+    agent.on["call.initiated"] = lambda call: agent.command(call, "answer", token="another")
+    failed = await failure(agent, Telnyx(api_key="key"), answer_within_ns=SECOND // 2)
+    assert "authentication headers" in failed.detail
+
+
 async def test_a_stream_that_failed_may_be_started_again() -> None:
     agent = Agent()
     async with serving(agent, telnyx := Telnyx()) as target:
@@ -359,3 +401,17 @@ async def test_a_bug_behind_a_command_ends_the_run(monkeypatch: pytest.MonkeyPat
 def test_both_are_carriers_that_measure_themselves() -> None:
     carriers: list[Carrier] = [Telnyx(), TelnyxStream()]
     assert all(isinstance(carrier, Metered) and carrier.drain(0) == [] for carrier in carriers)
+
+
+async def test_a_bug_that_shows_while_the_carrier_stops_is_raised_as_itself() -> None:
+    async def buggy() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with Background(settle_seconds=5) as background:
+            background.spawn(buggy())
+    assert raised.group_contains(ZeroDivisionError)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()

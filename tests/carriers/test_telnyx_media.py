@@ -65,6 +65,7 @@ MALFORMED: list[tuple[object, str]] = [
     ({"event": "media", "media": {"payload": ""}}, "invalid_media"),
     ({"event": "media", "media": {"payload": "not base64"}}, "invalid_media"),
     ({"event": "media", "media": {"payload": "AAA"}}, "invalid_media"),
+    ({"event": "media", "media": {"payload": "\ud800"}}, "invalid_media"),  # half a surrogate pair
 ]
 
 

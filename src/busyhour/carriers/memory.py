@@ -33,6 +33,8 @@ class Manner:
     misses_turn: int = 0  # this turn is not answered
     refuses: str = ""  # every call fails with this reason
     hangs_up_after_turn: int = 0
+    hangs_up_after_ms: int = 0  # since the call was answered
+    pauses_ms: int = 0  # in the middle of each answer
     hangover_ms: int = 500  # after its end the caller is told of it
 
 
@@ -82,7 +84,7 @@ class MemoryLine:
 
     def __init__(self, clock: Clock, manner: Manner) -> None:
         self._clock, self._manner = clock, manner
-        self.opened_ns = clock.now_ns()
+        self.answered_ns = self.opened_ns = clock.now_ns()
         self.pressed = ""
         self.trail: list[tuple[int, str]] = []
         self.detail: dict[str, JSON] = {}
@@ -90,6 +92,8 @@ class MemoryLine:
         self._ends_ns: int | None = None
         self._events: list[Heard] = []
         self._speak(self.opened_ns + manner.greets_after_ms * MS)
+        if manner.hangs_up_after_ms:
+            self._hang_up_at(self.opened_ns + manner.hangs_up_after_ms * MS)
 
     async def say(self, audio: Audio) -> Spoken:
         base_ns, rate = self._clock.now_ns(), audio.rate_hz
@@ -104,8 +108,7 @@ class MemoryLine:
         if self._turns != self._manner.misses_turn:
             self._speak(spoken.ended_ns + self._manner.answers_after_ms * MS)
         if self._turns == self._manner.hangs_up_after_turn:
-            self._ends_ns = self._events[-1].at_ns
-            self._events.append(Heard(HeardKind.ENDED, self._ends_ns, detail="hung up"))
+            self._hang_up_at(self._events[-1].at_ns)
         await self._clock.sleep_until(base_ns + len(audio.samples) * SECOND // rate)
         return spoken
 
@@ -125,10 +128,19 @@ class MemoryLine:
         self._events.clear()
 
     def _speak(self, from_ns: int) -> None:
-        self._events += [
-            Heard(HeardKind.ONSET, from_ns),
-            Heard(HeardKind.OFFSET, from_ns + self._manner.speaks_ms * MS),
-        ]
+        manner, to_ns = self._manner, from_ns + self._manner.speaks_ms * MS
+        self._events.append(Heard(HeardKind.ONSET, from_ns))
+        if manner.pauses_ms:
+            middle_ns = (from_ns + to_ns) // 2
+            self._events.append(Heard(HeardKind.OFFSET, middle_ns))
+            self._events.append(Heard(HeardKind.ONSET, middle_ns + manner.pauses_ms * MS))
+            to_ns += manner.pauses_ms * MS
+        self._events.append(Heard(HeardKind.OFFSET, to_ns))
+
+    def _hang_up_at(self, at_ns: int) -> None:
+        self._ends_ns = at_ns
+        self._events = [event for event in self._events if event.at_ns <= at_ns]
+        self._events.append(Heard(HeardKind.ENDED, at_ns, detail="hung up"))
 
     def _fall_silent(self, at_ns: int) -> None:
         """Whoever is talked over stops; what they had not begun to say is not said."""

@@ -16,12 +16,14 @@ def _whole(run: Run) -> Comparison:
     began = run.marks("run.began")
     if not began:
         return Comparison(Outcome.INVALID, "it never began")
+    if failed := run.marks("run.failed"):
+        return Comparison(Outcome.INVALID, f"the run could not be carried out: {failed[0].detail.get('why', '')}")
     if run.marks("run.ended") or run.marks("run.stopped"):
         return Comparison(Outcome.PASS, "")
     after = _after(run, _last_ns(run))
     return Comparison(
         Outcome.INVALID,
-        f"its journal breaks off {after}, without an end: a service did not start, or the harness was killed or failed",
+        f"it breaks off {after}, without an end: the harness was killed, or could not write any more",
     )
 
 
@@ -92,6 +94,14 @@ def _effective(run: Run) -> Comparison:
     return Comparison(Outcome.PASS, "; ".join(proven))
 
 
+def _told(run: Run) -> Comparison:
+    """What the twins saw is all there: a transcript that was lost on its way to us must not be charged to the agent."""
+    silent = [f"{mark.name} did not tell the last of what it saw" for mark in run.marks("witness.silent")]
+    lost = [f"{rows.who} saw more than it could keep" for rows in run.operations("witness")]
+    problems = list(dict.fromkeys([*silent, *lost]))
+    return Comparison(Outcome.INVALID, "; ".join(problems)) if problems else Comparison(Outcome.PASS, "")
+
+
 def _completed(run: Run) -> Comparison:
     stopped = run.marks("run.stopped")
     if not stopped:
@@ -111,6 +121,7 @@ HARNESS = (
     Holds("the journal is whole", _whole),
     Holds("nothing disturbed the services", _undisturbed),
     Holds("every fault took effect", _effective),
+    Holds("the twins told all they saw", _told),
 )
 """If one of them does not pass, nothing is said of the target."""
 

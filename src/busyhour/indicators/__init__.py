@@ -20,6 +20,7 @@ __all__ = [
     "agent_interruptions",
     "agent_talk_share",
     "barge_in_stop",
+    "call_setup",
     "call_success",
     "dead_air",
     "dropped",
@@ -59,12 +60,20 @@ def mean_response_latency(phase: Phase | str) -> MeanOf:
 
 
 def first_audio_latency(phase: Phase | str, q: float = 0.95) -> QuantileOf:
-    """From the open media stream to the agent's first sound, per call.
+    """From the answered call to the agent's first sound, per call.
 
     Pipecat's `on_first_bot_speech_latency`, Coval's "Time to First Audio". A call that was never greeted is infinitely
     late.
     """
     return QuantileOf("first-audio latency", _name(phase), q, "ms", "greetings", readings.greeting_ms)
+
+
+def call_setup(phase: Phase | str, q: float = 0.95) -> QuantileOf:
+    """From the arrival to the agent's answer, per call (livekit-cli's dispatch -> joined; telephony's post-dial delay).
+
+    A call that the agent did not take is infinitely late.
+    """
+    return QuantileOf("call setup time", _name(phase), q, "ms", "calls", readings.setup_ms)
 
 
 def barge_in_stop(phase: Phase | str, q: float = 0.95) -> QuantileOf:
@@ -77,7 +86,8 @@ def barge_in_stop(phase: Phase | str, q: float = 0.95) -> QuantileOf:
 
 
 def dead_air(phase: Phase | str, q: float = 1.0) -> QuantileOf:
-    """Silence where the agent owes speech, per turn, in seconds: until its answer, or until the caller gave up on it.
+    """The longest silence that the agent owes in a turn, in seconds: until its answer, until the caller gave up on it,
+    or within the answer.
 
     hotato's dead air (flagged from 5 s on). At q = 1 it is the worst of the run: an exact statement, of this run only.
     """
@@ -101,7 +111,7 @@ def yield_rate(phase: Phase | str, within_ms: float = 2000) -> ShareOf:
 
 def call_success(phase: Phase | str) -> ShareOf:
     """The share of calls that were set up and went through their scenario to the end (telephony's completion rate)."""
-    return ShareOf("rate of successful calls", _name(phase), "calls", readings.succeeded)
+    return ShareOf("rate of successful calls", _name(phase), "calls", readings.succeeded, explain=readings.why_failed)
 
 
 def agent_interruptions(phase: Phase | str) -> EventsPer:
@@ -143,14 +153,18 @@ def agent_talk_share(phase: Phase | str) -> MeanOf:
 
 
 def send_lateness(q: float = 0.99) -> SampleQuantile:
-    """How late the harness put frames on the wire: every frame of the run counts (what RFC 3550 calls jitter, at its
-    source)."""
-    return SampleQuantile("send lateness", "harness", "send_lateness_ms", q, "ms")
+    """How late the harness put frames on the wire (what RFC 3550 calls jitter, at its source), in the worst phase.
+
+    Every frame counts. By phase, because a stall that spoils a short phase is nothing in a long run.
+    """
+    return SampleQuantile(
+        "send lateness", "harness", "send_lateness_ms", q, "ms", needless=readings.no_frame_due, worst_phase=True
+    )
 
 
 def loop_lag(q: float = 0.99) -> SampleQuantile:
-    """How late the harness's own event loop ran its timers."""
-    return SampleQuantile("loop lag of the harness", "harness", "loop_lag_ms", q, "ms")
+    """How late the harness's own event loop ran its timers, in the worst phase."""
+    return SampleQuantile("loop lag of the harness", "harness", "loop_lag_ms", q, "ms", worst_phase=True)
 
 
 def dropped(*phases: Phase | str) -> Dropped:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import inf
 
 from busyhour.indicators.transcripts import Heard, matched, word_errors, words
 from busyhour.model import MS, SECOND, Operation, Run
 
 MINUTE = 60 * SECOND
+REASONS_TOLD = 3
+FEW_FRAMES_NS = 100 * MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,16 @@ def response_ms(run: Run, phase: str) -> list[Reading]:
     return [Reading(_late_ms(turn), _call_of(turn)) for turn in run.operations("turn", phase)]
 
 
+def setup_ms(run: Run, phase: str) -> list[Reading]:
+    """From when the call was due until the agent took it; a call that it never took is infinitely late."""
+    found = []
+    for call in run.operations("call", phase):
+        answered_ns = call.detail.get("answered_ns")
+        late = (answered_ns - call.due_ns) / MS if isinstance(answered_ns, int) and answered_ns else inf
+        found.append(Reading(late, call.id))
+    return found
+
+
 def greeting_ms(run: Run, phase: str) -> list[Reading]:
     return [Reading(_late_ms(greeting), _call_of(greeting)) for greeting in run.operations("greeting", phase)]
 
@@ -56,7 +69,20 @@ class YieldedWithin:
 
 
 def dead_air_s(run: Run, phase: str) -> list[Reading]:
-    return [Reading(_owed_s(turn), _call_of(turn)) for turn in run.operations("turn", phase)]
+    """The longest silence that the agent owed in each turn: before its answer, or within it."""
+    pauses: dict[str, list[Operation]] = defaultdict(list)
+    for pause in run.operations("pause", phase):
+        pauses[_call_of(pause)].append(pause)
+    turns: dict[str, list[Operation]] = defaultdict(list)
+    for turn in run.operations("turn", phase):
+        turns[_call_of(turn)].append(turn)
+    found = []
+    for call, its_turns in turns.items():
+        for turn, following in zip_longest(its_turns, its_turns[1:]):
+            until_ns = inf if following is None else following.due_ns
+            within = [pause for pause in pauses[call] if turn.due_ns <= pause.due_ns < until_ns]
+            found.append(Reading(max([_owed_s(turn), *map(_owed_s, within)]), call))
+    return found
 
 
 def _owed_s(turn: Operation) -> float:
@@ -70,12 +96,40 @@ def missed(run: Run, phase: str) -> list[Reading]:
 
 def succeeded(run: Run, phase: str) -> list[Reading]:
     """A call that we cut off because the run was stopped says nothing; one that outlived its phase did not succeed."""
+    return [Reading(call.outcome == "ok", call.id) for call in _concluded(run, phase)]
+
+
+def _concluded(run: Run, phase: str) -> list[Operation]:
     finished = any(mark.name == phase for mark in run.marks("phase.ended"))
-    return [
-        Reading(call.outcome == "ok", call.id)
-        for call in run.operations("call", phase)
-        if finished or call.outcome != "cut off"
-    ]
+    return [call for call in run.operations("call", phase) if finished or call.outcome != "cut off"]
+
+
+def why_failed(run: Run, phase: str) -> str:
+    """The commonest reasons of the calls that failed, each with the first call of it and what was seen there."""
+    failed = [call for call in _concluded(run, phase) if call.outcome != "ok"]
+    reasons = Counter(call.outcome for call in failed).most_common()
+    told = []
+    for reason, count in reasons[:REASONS_TOLD]:
+        first = next(call for call in failed if call.outcome == reason)
+        why = str(first.detail.get("why") or "").removeprefix(f"{reason}: ")
+        told.append(f"{count} {reason} ({first.id}{f': {why}' if why else ''})")
+    others = sum(count for _, count in reasons[REASONS_TOLD:])
+    return ", ".join([*told, *([f"{others} for other reasons"] if others else [])])
+
+
+def no_frame_due(run: Run) -> str:
+    """Says so if there were calls, but none with media for long enough that a frame had to be sent; else ""."""
+    calls = run.operations("call")
+    if not calls or any(_media_ns(call) > FEW_FRAMES_NS for call in calls):
+        return ""
+    return f"no call had media for longer than {FEW_FRAMES_NS // MS} ms, so no frame was due"
+
+
+def _media_ns(call: Operation) -> float:
+    opened_ns = call.detail.get("opened_ns")
+    if not isinstance(opened_ns, int):
+        return 0
+    return inf if call.ended_ns is None else call.ended_ns - opened_ns
 
 
 def _speech(run: Run, phase: str, who: str) -> list[Operation]:
@@ -153,11 +207,14 @@ def _understood(run: Run) -> dict[str, list[Heard]]:
 
 
 def _said(run: Run, phase: str | None) -> dict[str, list[Heard]]:
-    """Call -> what its caller said. A turn is due when its speech has ended; an interruption, when it begins."""
+    """Call -> what its caller said, each utterance once.
+
+    A turn is due when its speech has ended; an interruption, when it begins. One that was heard is a turn too.
+    """
     ends = {(_call_of(s), _began_ns(s)): s.ended_ns for s in run.operations("speech", phase) if s.who == "caller"}
-    calls: dict[str, list[Heard]] = defaultdict(list)
-    for said in (*run.operations("turn", phase), *run.operations("barge_in", phase)):
+    calls: dict[str, dict[int, Heard]] = defaultdict(dict)
+    for said in (*run.operations("barge_in", phase), *run.operations("turn", phase)):
         began_ns, call = _began_ns(said), _call_of(said)
         ended_ns = said.due_ns if said.kind == "turn" else ends.get((call, began_ns)) or began_ns
-        calls[call].append(Heard(began_ns, ended_ns, str(said.detail.get("text", ""))))
-    return calls
+        calls[call][began_ns] = Heard(began_ns, ended_ns, str(said.detail.get("text", "")))
+    return {call: list(utterances.values()) for call, utterances in calls.items()}

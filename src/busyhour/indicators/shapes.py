@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Protocol
 
 from busyhour.errors import PlanError
 from busyhour.indicators.readings import Reading
-from busyhour.model import Estimate, Evidence, Run
+from busyhour.model import Comparison, Estimate, Evidence, Run
 from busyhour.statistics.events import Events
 from busyhour.statistics.exact import Exact, Worst, weighted_quantile
 from busyhour.statistics.mean import Mean
@@ -40,6 +40,23 @@ def _checked(q: float) -> None:
     if not 0 < q <= 1:
         mend = f" (did you mean {q / 100:g}?)" if 1 < q <= 100 else ""
         raise PlanError(f"a quantile lies between 0 and 1, not at {q:g}{mend}")
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """Evidence that says more of itself than the numbers do."""
+
+    evidence: Evidence
+    why: str
+
+    def at_most(self, limit: float, alpha: float) -> Comparison:
+        return self._told(self.evidence.at_most(limit, alpha))
+
+    def at_least(self, limit: float, alpha: float) -> Comparison:
+        return self._told(self.evidence.at_least(limit, alpha))
+
+    def _told(self, comparison: Comparison) -> Comparison:
+        return replace(comparison, because="; ".join(filter(None, (comparison.because, self.why))))
 
 
 # ---------------------------------------------------------------- the shapes of indicators
@@ -78,13 +95,14 @@ class QuantileOf:
 
 @dataclass(frozen=True)
 class ShareOf:
-    """The share of the readings that are not 0, in percent."""
+    """The share of the readings that are not 0, in percent. `explain` says what became of the others."""
 
     name: str
     phase: str
     noun: str
     read: Read
     unit: str = "%"
+    explain: Callable[[Run, str], str] | None = None
 
     @property
     def what(self) -> str:
@@ -98,7 +116,9 @@ class ShareOf:
         readings = self.read(run, self.phase)
         hits = [reading.value != 0 for reading in readings]
         rate = Rate.of(hits, [reading.group for reading in readings], noun=self.noun)
-        return _estimate(self.what, self.unit, rate)
+        estimate = _estimate(self.what, self.unit, rate)
+        why = "" if self.explain is None or all(hits) else self.explain(run, self.phase)
+        return replace(estimate, evidence=_Explained(rate, why)) if why else estimate
 
 
 @dataclass(frozen=True)
@@ -159,7 +179,10 @@ class MeanOf:
 
 @dataclass(frozen=True)
 class SampleQuantile:
-    """A quantile of a probe's samples by their counts. All of them were taken, so it is exact, for this run."""
+    """A quantile of a probe's samples by their counts. All of them were taken, so it is exact, for this run.
+
+    `needless` says why a run without samples needs none ("" if it does): what was not to be done was not done late.
+    """
 
     name: str
     source: str
@@ -167,6 +190,8 @@ class SampleQuantile:
     q: float
     unit: str
     phase: str | None = None
+    needless: Callable[[Run], str] | None = None
+    worst_phase: bool = False  # the quantile of each phase, and of those the worst
 
     def __post_init__(self) -> None:
         _checked(self.q)
@@ -181,10 +206,21 @@ class SampleQuantile:
         return (self.phase,) if self.phase else ()
 
     def __call__(self, run: Run) -> Estimate:
-        samples = [s for s in run.samples(self.source, self.sample, self.phase) if not isnan(s.value)]
+        phases: list[str | None] = [mark.name for mark in run.marks("phase.began")] if self.worst_phase else []
+        found = [self._in(run, phase) for phase in phases or [self.phase]]
+        measured = [one for one in found if one.value is not None]
+        n = sum(one.n for one in measured)
+        if not measured:
+            why = self.needless(run) if self.needless is not None else ""
+            return _estimate(self.what, self.unit, Exact(0, 0, why) if why else Exact(None, 0))
+        worst = max(measured, key=lambda one: one.value or 0)
+        return _estimate(self.what, self.unit, Exact(worst.value, n, worst.note if len(measured) > 1 else ""))
+
+    def _in(self, run: Run, phase: str | None) -> Exact:
+        samples = [s for s in run.samples(self.source, self.sample, phase) if not isnan(s.value)]
         counts = [sample.count for sample in samples]
         value = weighted_quantile([sample.value for sample in samples], counts, self.q)
-        return _estimate(self.what, self.unit, Exact(value, sum(counts)))
+        return Exact(value, sum(counts), f"in {phase}, the worst phase" if self.worst_phase and phase else "")
 
 
 @dataclass(frozen=True)

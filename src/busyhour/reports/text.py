@@ -52,7 +52,7 @@ def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
     console = Console(file=out, highlight=False, markup=False, emoji=False)
     table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("gate", overflow="fold")
+    table.add_column("because", overflow="fold")
     for part in (judgement.validity, _said_of_target(judgement)):
         for verdict in part:
             outcome = Text(verdict.outcome.value.upper(), _STYLE[verdict.outcome])
@@ -63,12 +63,7 @@ def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
 
 
 def _told(verdict: Verdict) -> Text:
-    """The gate's name over its sentence, unless the sentence is the name."""
-    told = Text(verdict.gate, "bold")
-    told.append(_marker(verdict), "bold yellow")
-    if verdict.because != verdict.gate:
-        told.append("\n" + verdict.because, "not bold")
-    return told
+    return Text.assemble(verdict.because, (_marker(verdict), "bold yellow"))
 
 
 def _marker(verdict: Verdict) -> str:

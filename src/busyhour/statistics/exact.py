@@ -12,10 +12,11 @@ from busyhour.statistics.quantile import rank
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A value known exactly: a count, or a quantile of all that there was."""
+    """A value known exactly: a count, or a quantile of all that there was. `note` is said in every sentence of it."""
 
     value: float | None
     n: int
+    note: str = ""
 
     @property
     def low(self) -> float | None:
@@ -35,7 +36,7 @@ class Exact:
     def _compared(self, holds: bool) -> Comparison:
         if self.value is None:
             return Comparison(Outcome.INCONCLUSIVE, "nothing was measured")
-        return Comparison(Outcome.PASS if holds else Outcome.FAIL, "")
+        return Comparison(Outcome.PASS if holds else Outcome.FAIL, self.note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from busyhour.errors import PlanError
 from busyhour.media.utterances import utterance
 from busyhour.model import (
     JSON,
@@ -45,7 +46,10 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class BargeIn:
-    """Ask `asking`, and `after_ms` into the answer talk over it with `utterance`; then hear the new answer out."""
+    """Ask `asking`, and `after_ms` into the answer talk over it with `utterance`; then hear the new answer out.
+
+    Ask something with a long answer: one that ends by itself in the meantime cannot be told from one that yielded.
+    """
 
     utterance: str | Audio
     asking: str | Audio
@@ -87,27 +91,35 @@ class Call:
     scenarios: Sequence[Scenario]
     setup: CallSetup = field(default_factory=lambda: CallSetup(id=""))
 
+    def problems(self) -> list[str]:
+        """Utterances that there are not, keys that no telephone has. Loads the audio, so that no call waits for it."""
+        found = [] if self.scenarios else ["a Call needs at least one Scenario"]
+        for scenario in self.scenarios:
+            for step in scenario.steps:
+                found += [f"scenario {scenario.name!r}: {problem}" for problem in _problems_of(step)]
+        return found
+
     async def perform(self, arrival: Arrival) -> None:
         scenario = arrival.random.choice(self.scenarios)
         began_ns = arrival.clock.now_ns()
-        opened_ns: int | None = None
-        outcome, detail, ended_by = "ok", "", "caller"
+        ended_ns: int | None = None
+        outcome, why, ended_by = "ok", "", "caller"
         told: Mapping[str, JSON] = {}
         try:
             async with arrival.dial(self._setup_for(arrival)) as line:
-                opened_ns = line.opened_ns
                 conversation = _Conversation(arrival, line, scenario)
                 try:
                     await conversation.play()
                     await line.hang_up()
                 except _Ended as ended:
                     ended_by = "agent"
-                    outcome, detail = conversation.judge_end(ended.heard.detail)
+                    outcome, why = conversation.judge_end(ended.heard.detail)
                 finally:
                     conversation.close()
-                    told = line.detail
+                    ended_ns = arrival.clock.now_ns()  # the line's own winding up is not part of the call
+                    told = {"answered_ns": line.answered_ns, "opened_ns": line.opened_ns, **line.detail}
         except CallFailed as failure:
-            outcome, detail = failure.reason, failure.detail
+            outcome, why = failure.reason, failure.detail
         except asyncio.CancelledError:
             outcome, ended_by = "cut off", "harness"
             raise
@@ -119,15 +131,9 @@ class Call:
                     phase=arrival.phase,
                     due_ns=arrival.due_ns,
                     began_ns=began_ns,
-                    ended_ns=arrival.clock.now_ns(),
+                    ended_ns=ended_ns or arrival.clock.now_ns(),
                     outcome=outcome,
-                    detail={
-                        "opened_ns": opened_ns,
-                        "ended_by": ended_by,
-                        "scenario": scenario.name,
-                        "why": detail,
-                        **told,
-                    },
+                    detail={"scenario": scenario.name, "ended_by": ended_by, "why": why, **told},
                 )
             )
 
@@ -139,6 +145,23 @@ class Call:
             codec=self.setup.codec,
             answer_within_ns=self.setup.answer_within_ns,
         )
+
+
+def _problems_of(step: Step) -> list[str]:
+    if isinstance(step, Press):
+        strange = sorted(set(step.digits) - set("0123456789*#ABCD"))
+        return [f"Press({step.digits!r}): there is no key {key!r}" for key in strange]
+    named = [getattr(step, field) for field in ("utterance", "asking") if hasattr(step, field)]
+    try:
+        for utterance_or_name in named:
+            _audio(utterance_or_name)
+    except PlanError as error:
+        return error.problems
+    return []
+
+
+def _audio(spoken: str | Audio) -> Audio:
+    return utterance(spoken) if isinstance(spoken, str) else spoken
 
 
 class _Ended(Exception):
@@ -157,23 +180,25 @@ class _Conversation:
         self._sounding_since: int | None = None  # onset of the agent's speech in progress
         self._silent_since = line.opened_ns  # end of the agent's last speech
         self._counts: dict[str, int] = {}
-        self._remaining = len(scenario.steps)
+        self._carried_out = 0  # steps
+        self._missed = False  # the last turn went unanswered
 
     async def play(self) -> None:
         for step in self._scenario.steps:
-            self._remaining -= 1
             match step:
                 case Greeting():
                     await self._greeting(step)
                 case Say():
-                    await self._ask(self._audio(step.utterance), step.patience_seconds)
-                    await self._hear_out()
+                    await self._ask(_audio(step.utterance), step.patience_seconds)
                 case BargeIn():
                     await self._barge_in(step)
                 case Silence():
                     await self._listen_until(self._now() + round(step.seconds * SECOND))
                 case Press():
                     await self._line.press(step.digits)
+            self._carried_out += 1
+            if isinstance(step, Greeting | Say | BargeIn):
+                await self._hear_out()
 
     def close(self) -> None:
         """Write down the speech that was in progress when the call ended."""
@@ -181,66 +206,78 @@ class _Conversation:
             self._heard_speech(self._sounding_since, self._now())
 
     def judge_end(self, why: str) -> tuple[str, str]:
-        """Outcome and detail of a call which the agent ended: fine after the last step or by transfer."""
-        if why == "transferred" or (why == "hung up" and self._remaining == 0):
+        """Outcome and detail of a call which the agent ended: fine by transfer, or after the last step."""
+        if why == "transferred" or (why == "hung up" and self._carried_out == len(self._scenario.steps)):
             return "ok", why
         return ("hung up early" if why == "hung up" else why.partition(":")[0]), why
 
     # ---------------------------------------------------------------- steps
 
     async def _greeting(self, step: Greeting) -> None:
-        opened_ns = self._line.opened_ns
-        onset_ns = await self._onset(since_ns=opened_ns, until_ns=opened_ns + round(step.patience_seconds * SECOND))
-        self._record(
-            "greeting",
-            due_ns=opened_ns,
-            began_ns=opened_ns,
-            ended_ns=onset_ns,
-            outcome="missed" if onset_ns is None else "ok",
-            detail={"gave_up_ns": self._now()},
-        )
-        await self._hear_out()
+        answered_ns = self._line.answered_ns
+        try:
+            until_ns = answered_ns + round(step.patience_seconds * SECOND)
+            onset_ns = await self._onset(since_ns=answered_ns, until_ns=until_ns)
+        except _Ended:
+            self._greeted(None, "lost")
+            raise
+        self._greeted(onset_ns, "missed" if onset_ns is None else "ok")
 
     async def _ask(self, audio: Audio, patience_seconds: float) -> int | None:
         """Say it and wait for the answer; records the turn, returns the onset of the answer."""
-        spoken = await self._say(audio)
+        try:
+            spoken = await self._say(audio)
+        except (CallFailed, _Ended):
+            self._turn(audio, Spoken(self._now(), self._now()), None, "lost")
+            raise
         return await self._answer(audio, spoken, patience_seconds)
 
     async def _answer(self, audio: Audio, spoken: Spoken, patience_seconds: float) -> int | None:
+        """Wait for the answer to what was said. After an unanswered turn, what begins while the caller speaks again is
+        the late answer to that one: only what begins afterwards answers this."""
+        since_ns = spoken.ended_ns if self._missed else spoken.began_ns
         try:
             until_ns = spoken.ended_ns + round(patience_seconds * SECOND)
-            onset_ns = await self._onset(since_ns=spoken.began_ns, until_ns=until_ns, lasting_until_ns=spoken.ended_ns)
+            onset_ns = await self._onset(since_ns=since_ns, until_ns=until_ns, lasting_until_ns=spoken.ended_ns)
         except _Ended:
             self._turn(audio, spoken, None, "lost")
             raise
+        self._missed = onset_ns is None
         self._turn(audio, spoken, onset_ns, "missed" if onset_ns is None else "ok")
         return onset_ns
 
     async def _barge_in(self, step: BargeIn) -> None:
-        onset_ns = await self._ask(self._audio(step.asking), step.patience_seconds)
+        onset_ns = await self._ask(_audio(step.asking), step.patience_seconds)
         if onset_ns is None:
             return
         await self._listen_until(onset_ns + step.after_ms * MS)
-        audio = self._audio(step.utterance)
-        spoken = await self._say(audio)
-        sounding_before = self._sounding_since  # None: the answer was over before we could talk over it
-        stopped_ns = None
-        if sounding_before is not None:
-            patience_ns = round(step.patience_seconds * SECOND)
-            stopped_ns = await self._offset(until_ns=spoken.began_ns + patience_ns)
-        reached = sounding_before is not None and (stopped_ns is None or stopped_ns > spoken.began_ns)
-        self._record(
-            "barge_in",
-            due_ns=spoken.began_ns,
-            began_ns=spoken.began_ns,
-            ended_ns=stopped_ns if reached else None,
-            outcome="not reached" if not reached else "not yielded" if stopped_ns is None else "ok",
-            detail={"text": audio.text, "gave_up_ns": self._now()},
-        )
-        if reached and stopped_ns is None:
+        audio = _audio(step.utterance)
+        try:
+            spoken = await self._say(audio)
+        except (CallFailed, _Ended):
+            self._interruption(audio, self._now(), None, "lost")
+            raise
+        if not await self._yielded(audio, spoken, step.patience_seconds):
             return  # it talks on: there is no new answer to wait for
         await self._answer(audio, spoken, step.patience_seconds)
-        await self._hear_out()
+
+    async def _yielded(self, audio: Audio, spoken: Spoken, patience_seconds: float) -> bool:
+        """Wait for the agent to stop, and record the interruption; False if it talked on."""
+        if self._sounding_since is None:  # the answer was over before we could talk over it
+            self._interruption(audio, spoken.began_ns, None, "not reached")
+            return True
+        try:
+            stopped_ns = await self._offset(until_ns=spoken.began_ns + round(patience_seconds * SECOND))
+        except _Ended:
+            self._interruption(audio, spoken.began_ns, None, "lost")
+            raise
+        if stopped_ns is None:
+            self._interruption(audio, spoken.began_ns, None, "not yielded")
+        elif stopped_ns <= spoken.began_ns:
+            self._interruption(audio, spoken.began_ns, None, "not reached")
+        else:
+            self._interruption(audio, spoken.began_ns, stopped_ns, "ok")
+        return stopped_ns is not None
 
     # ---------------------------------------------------------------- listening
 
@@ -253,7 +290,11 @@ class _Conversation:
             speak_ns = give_up_ns if self._sounding_since is not None else self._silent_since + think_ns
             if speak_ns <= now_ns:
                 return
-            await self._next(speak_ns)
+            silent_since = None if self._sounding_since is not None else self._silent_since
+            heard = await self._next(speak_ns)
+            if heard is not None and heard.kind is HeardKind.ONSET and silent_since is not None:
+                # the same answer goes on: no gap of a few frames, but a silence that the caller sat through
+                self._record("pause", who="agent", due_ns=silent_since, began_ns=silent_since, ended_ns=heard.at_ns)
 
     async def _onset(self, *, since_ns: int, until_ns: int, lasting_until_ns: int | None = None) -> int | None:
         """The first onset at or after `since_ns` of speech that lasts beyond `lasting_until_ns`, or None by `until_ns`.
@@ -323,6 +364,22 @@ class _Conversation:
             detail={"utterance": audio.name, "text": audio.text, "gave_up_ns": self._now()},
         )
 
+    def _greeted(self, onset_ns: int | None, outcome: str) -> None:
+        answered_ns, detail = self._line.answered_ns, {"gave_up_ns": self._now()}
+        self._record(
+            "greeting", due_ns=answered_ns, began_ns=answered_ns, ended_ns=onset_ns, outcome=outcome, detail=detail
+        )
+
+    def _interruption(self, audio: Audio, began_ns: int, stopped_ns: int | None, outcome: str) -> None:
+        self._record(
+            "barge_in",
+            due_ns=began_ns,
+            began_ns=began_ns,
+            ended_ns=stopped_ns,
+            outcome=outcome,
+            detail={"text": audio.text, "gave_up_ns": self._now()},
+        )
+
     def _heard_speech(self, began_ns: int, ended_ns: int) -> None:
         self._record("speech", who="agent", due_ns=began_ns, began_ns=began_ns, ended_ns=ended_ns)
 
@@ -335,7 +392,7 @@ class _Conversation:
         ended_ns: int | None,
         outcome: str = "ok",
         who: str = "",
-        detail: dict[str, str | int] | None = None,
+        detail: Mapping[str, str | int] | None = None,
     ) -> None:
         number = self._counts[kind] = self._counts.get(kind, 0) + 1
         call = self._arrival
@@ -356,7 +413,3 @@ class _Conversation:
 
     def _now(self) -> int:
         return self._arrival.clock.now_ns()
-
-    @staticmethod
-    def _audio(spoken: str | Audio) -> Audio:
-        return utterance(spoken) if isinstance(spoken, str) else spoken

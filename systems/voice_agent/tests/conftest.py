@@ -45,7 +45,7 @@ class Deepgram:
 
     def __init__(self) -> None:
         self.transcripts: deque[str] = deque()
-        self.mode = ""  # "no final", "drop" (once), "refuse"
+        self.mode = ""  # "no final", "drop" (once), "refuse", "frozen" (from the first sound)
         self.interim = ""
         self.connections = 0
         self.open = 0
@@ -63,6 +63,8 @@ class Deepgram:
         try:
             async for message in socket:
                 if isinstance(message, bytes):
+                    if self.mode == "frozen":
+                        socket.transport.pause_reading()
                     self.heard += message
                     self.heard_some.set()
                     seconds += len(message) / 8000
@@ -100,7 +102,8 @@ class OpenAI:
         self.modes: deque[str] = deque()  # one a request: "", "no token", "truncate", "malformed", "tool", "500", "401"
         self.requests: list[dict[str, Any]] = []
         self.asked = asyncio.Event()
-        self.hold: asyncio.Event | None = None
+        self.hold: asyncio.Event | None = None  # no more until it is set, after so many words:
+        self.hold_after = 0
 
     async def complete(self, request: Request) -> Response:
         self.requests.append(await request.json())
@@ -114,8 +117,6 @@ class OpenAI:
         yield self._event({"role": "assistant", "content": ""})
         if mode == "no token":
             await asyncio.Event().wait()
-        if self.hold is not None:
-            await self.hold.wait()
         if mode == "tool":
             call = {"index": 0, "id": "t", "type": "function", "function": {"name": "transfer_call", "arguments": ""}}
             yield self._event({"tool_calls": [call]})
@@ -125,6 +126,8 @@ class OpenAI:
         reply = self.replies.popleft() if self.replies else "We are open until six. Anything else?"
         words = reply.split(" ")
         for number, word in enumerate(words):
+            if self.hold is not None and number == self.hold_after:
+                await self.hold.wait()
             if mode == "truncate" and number == len(words) - 1:
                 return
             yield "data: {not json\n\n" if mode == "malformed" else self._event({"content": word + " "})
@@ -139,13 +142,14 @@ class OpenAI:
 
 
 class Cartesia:
-    """Makes 30 ms of sound a word, at once."""
+    """Makes 10 ms of sound a word, at once."""
 
     def __init__(self) -> None:
         self.mode = ""  # "hang", "no audio", "error", "drop", "stall" (after the first sentence)
-        self.ms_per_word = 30
+        self.ms_per_word = 10
         self.said: list[str] = []
         self.cancelled: list[str] = []
+        self.failed = asyncio.Event()
         self.open = 0
         self.news = asyncio.Event()
 
@@ -162,6 +166,7 @@ class Cartesia:
                 elif self.mode == "drop":
                     return
                 elif self.mode == "error":
+                    self.failed.set()
                     await self._send(
                         socket, context, type="error", title="no", message="no", status_code=402, done=True
                     )
@@ -196,18 +201,21 @@ class Cartesia:
 
 
 class Telnyx:
-    """Takes commands. `failures`: how many more requests are answered with 500."""
+    """Takes commands. `failures`: how many more requests are answered with 500; `frozen`: not before it is set."""
 
     def __init__(self) -> None:
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.news = asyncio.Event()
         self.failures = 0
         self.ended = False
+        self.frozen: asyncio.Event | None = None
         self.on_command: Callable[[str, str], None] | None = None
 
     async def command(self, call_control_id: str, action: str, request: Request) -> Response:
         self.commands.append((action, {**await request.json(), "call": call_control_id}))
         self.news.set()
+        if self.frozen is not None:
+            await self.frozen.wait()
         if self.failures:
             self.failures -= 1
             return Response(status_code=500)
@@ -217,10 +225,11 @@ class Telnyx:
             self.on_command(action, call_control_id)
         return Response('{"data":{"result":"ok"}}', media_type="application/json")
 
-    async def commanded(self, action: str) -> dict[str, Any]:
+    async def commanded(self, action: str, call: str = "") -> dict[str, Any]:
+        """The first such command, of any call unless told."""
         while True:
             for name, command in self.commands:
-                if name == action:
+                if name == action and call in ("", command["call"]):
                     return command
             self.news.clear()
             await self.news.wait()
@@ -240,11 +249,12 @@ class Caller:
         self.events: asyncio.Queue[tuple[str, float]] = asyncio.Queue()  # "media", "mark", "clear", "closed"; when
         self.played_ms = 0.0  # of the sound since the last silence, as sent
 
-    async def start(self, encoding: str = "PCMU") -> None:
-        media_format = {"encoding": encoding, "sample_rate": 8000, "channels": 1}
+    async def start(self) -> None:
+        media_format = {"encoding": "PCMU", "sample_rate": 8000, "channels": 1}
         start = {"call_control_id": "v3:a b", "media_format": media_format}
         await self._socket.send('{"event":"connected","version":"1.0.0"}')
         await self._socket.send(json.dumps({"event": "start", "stream_id": "s", "start": start}))
+        await self.sound(SILENT, 40)  # a line without noise
 
     async def sound(self, frame: bytes, ms: int) -> None:
         for _ in range(ms // 20):
@@ -310,7 +320,7 @@ class World:
     def __init__(self) -> None:
         self.deepgram, self.openai, self.cartesia, self.telnyx = Deepgram(), OpenAI(), Cartesia(), Telnyx()
         self.key = Ed25519PrivateKey.generate()
-        self.http = httpx.AsyncClient(trust_env=False)
+        self.http = httpx.AsyncClient(trust_env=False, verify=False)  # there is no TLS here; to load it takes 20 ms
         self.agent = ""
         self.settings: dict[str, str] = {}
         self.app = FastAPI()
@@ -322,7 +332,8 @@ class World:
             self.start(self._hangup(call_control_id))
 
     async def _hangup(self, call_control_id: str) -> None:
-        await self.webhook("call.hangup", call_control_id=call_control_id)
+        with suppress(httpx.TransportError):  # the agent may be gone
+            await self.webhook("call.hangup", call_control_id=call_control_id)
 
     def start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -334,7 +345,7 @@ class World:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.http)
             deepgram = await stack.enter_async_context(
-                serve(self.deepgram.serve, "127.0.0.1", 0, process_request=self.deepgram.refuse)
+                serve(self.deepgram.serve, "127.0.0.1", 0, process_request=self.deepgram.refuse, close_timeout=0.2)
             )
             cartesia = await stack.enter_async_context(serve(self.cartesia.serve, "127.0.0.1", 0))
             vendors = FastAPI()
@@ -365,33 +376,33 @@ class World:
         headers = {"telnyx-timestamp": timestamp, "telnyx-signature-ed25519": base64.b64encode(signature).decode()}
         return (await self.http.post(f"{self.agent}/api/telnyx/webhook", content=body, headers=headers)).status_code
 
-    async def stream_url(self) -> str:
+    async def stream_url(self, call: str = "") -> str:
         """Where the agent wants the media stream, by way of the port that it has in this test."""
-        url = (await self.telnyx.commanded("streaming_start"))["stream_url"]
+        url = (await self.telnyx.commanded("streaming_start", call))["stream_url"]
         return self.agent.replace("http", "ws") + url[url.index("/ws/") :]
 
     @asynccontextmanager
-    async def calling(self, *, quiet: bool = True) -> AsyncIterator[Caller]:
+    async def calling(self, call: str = "v3:a b", *, quiet: bool = True) -> AsyncIterator[Caller]:
         """A call, answered, with its media stream open; hung up on the way out."""
         async with asyncio.timeout(10):
-            async with self._calling() as caller:
+            async with self._calling(call) as caller:
                 yield caller
             if quiet:
                 await self.quiet()
 
     @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[Caller]:
-        assert await self.webhook("call.initiated") == 200
-        await self.telnyx.commanded("answer")
-        await self.webhook("call.answered")
-        async with connect(await self.stream_url(), compression=None, proxy=None) as socket:
+    async def _calling(self, call: str) -> AsyncIterator[Caller]:
+        assert await self.webhook("call.initiated", call_control_id=call) == 200
+        await self.telnyx.commanded("answer", call)
+        await self.webhook("call.answered", call_control_id=call)
+        async with connect(await self.stream_url(call), compression=None, proxy=None) as socket:
             caller = Caller(self, socket)
             reading = asyncio.create_task(caller.read())
             await caller.start()
             try:
                 yield caller
                 with suppress(httpx.TransportError):  # the agent may be gone
-                    await self.webhook("call.hangup")
+                    await self.webhook("call.hangup", call_control_id=call)
             finally:
                 await socket.close()
                 await reading

@@ -70,6 +70,7 @@ async def test_barge_in_clears_cancels_and_keeps_only_what_was_heard(world: Any)
         await caller.say("Count please.")
         for _ in range(25):  # half a second, of which 0.2 s or so is ahead of the ear
             await caller.next("media")
+        world.cartesia.ms_per_word = 10
         before = asyncio.get_running_loop().time()
         await caller.say("Wait.")
         assert await caller.next("clear") - before < 0.1

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from voice_agent.defects import KINDS, Defects, Switched
+from voice_agent.defects import KINDS, Defects, Dose, Switched
 
 _LONG = "one two three four five six seven eight nine ten eleven twelve."
 
 
 async def _long_reply(world: Any, caller: Any) -> None:
     await caller.greeted()
-    world.cartesia.ms_per_word = 60
+    world.cartesia.ms_per_word = 40
     world.openai.replies.append(_LONG)
     await caller.say("Count please.")
     for _ in range(12):
@@ -45,7 +45,7 @@ async def test_no_clear(worlds: Callable[..., Any]) -> None:
         while (event := await caller.events.get())[0] == "media":
             pass
         assert event[0] == "mark"
-        assert caller.played_ms >= 60 * len(_LONG.split())
+        assert caller.played_ms >= 40 * len(_LONG.split())
         await caller.next("media")  # the interruption is answered all the same
 
 
@@ -94,18 +94,22 @@ async def test_deaf(worlds: Callable[..., Any]) -> None:
 
 
 async def test_gappy_audio(worlds: Callable[..., Any]) -> None:
-    async with worlds(DEFECT="gappy_audio:150") as world, world.calling() as caller:
-        await caller.greeted()
+    random = Random(7)
+    assert [random.random() < 0.5 for _ in range(3)] == [True, True, False]  # the greeting, and two replies
+    async with worlds(DEFECT="gappy_audio:150@0.5", DEFECT_SEED="7") as world, world.calling() as caller:
+        await caller.greeted()  # too short for a gap
         world.cartesia.ms_per_word = 60
-        world.openai.replies.append(_LONG)
-        await caller.say("Count please.")
-        gaps, played_until = [], 0.0
-        for _ in range(36):
-            at = await caller.next("media")
-            gaps.append(at - played_until)
-            played_until = max(played_until, at) + 0.02
-        assert 0.14 < max(gaps[1:]) < 0.2
-        assert await world.metric("voice_agent_underruns_total") == 1
+        for least, most in ((0.14, 0.2), (-0.2, 0.05)):
+            world.openai.replies.append(_LONG)
+            await caller.say("Count please.")
+            gaps, played_until = [], 0.0
+            for _ in range(36):
+                at = await caller.next("media")
+                gaps.append(at - played_until)
+                played_until = max(played_until, at) + 0.02
+            assert least < max(gaps[1:]) < most
+            await caller.next("mark")
+            assert await world.metric("voice_agent_underruns_total") == 1
 
 
 async def test_hang_up_early(worlds: Callable[..., Any]) -> None:
@@ -122,33 +126,59 @@ async def test_refuse_call(worlds: Callable[..., Any]) -> None:
         assert world.telnyx.names() == ["reject"]
 
 
-def test_shares_are_drawn_from_the_seed() -> None:
-    def strikes(seed: int) -> list[bool]:
-        defects = Defects(Switched.parse("drop_turn:0.25"), Random(seed), harmed.append)
-        return [defects.strikes("drop_turn") for _ in range(400)]
-
+def _strikes(text: str, seed: int) -> list[bool]:
+    name = text.partition("@")[0].partition(":")[0]
     harmed: list[str] = []
-    assert strikes(1) == strikes(1) != strikes(2)
-    assert 60 <= sum(strikes(3)) <= 140
-    assert set(harmed) == {"drop_turn"}
+    defects = Defects(Switched.parse(text), Random(seed), harmed.append)
+    struck = [bool(defects.seconds(name)) if KINDS[name].unit == "ms" else defects.strikes(name) for _ in range(400)]
+    assert harmed == [name] * sum(struck)
+    return struck
+
+
+@pytest.mark.parametrize("text", ["drop_turn:0.25", "gappy_audio:120@0.25", "no_clear@0.25", "slow_response@0.25"])
+def test_shares_are_drawn_from_the_seed(text: str) -> None:
+    assert _strikes(text, 1) == _strikes(text, 1) != _strikes(text, 2)
+    assert 70 <= sum(_strikes(text, 3)) <= 130  # of 400, within 3.5 standard deviations of 100
+    assert sum(_strikes(text.replace("0.25", "0"), 3)) == 0
+    assert sum(_strikes(text.replace("0.25", "1"), 3)) == 400
+
+
+def test_a_call_is_deaf_from_its_beginning_or_never() -> None:
+    defects = Defects(Switched.parse("deaf:2@0.5"), Random(1), lambda _: None)
+    assert {defects.deaf_from() for _ in range(20)} == {2.0, math.inf}
+    assert Defects(Switched.parse(""), Random(1), lambda _: None).deaf_from() == math.inf
 
 
 def test_the_text_of_defects() -> None:
-    assert Switched.parse("") == Switched(MappingProxyType({}))
-    parsed = Switched.parse(" slow_response:900 , no_clear,drop_turn:0.2")
-    assert parsed.values == {"slow_response": 900, "no_clear": 1, "drop_turn": 0.2}
-    assert all(Switched.parse(name).values == {name: kind.default} for name, kind in KINDS.items())
+    assert Switched.parse("").doses == {}
+    parsed = Switched.parse(" slow_response:900@0.1 , no_clear,drop_turn:0.2, gappy_audio@0.25,no_clear@1e-2")
+    assert parsed.doses == {
+        "slow_response": Dose(900, 0.1),
+        "no_clear": Dose(0, 0.01),
+        "drop_turn": Dose(0, 0.2),
+        "gappy_audio": Dose(300, 0.25),
+    }
+    for name, kind in KINDS.items():
+        assert Switched.parse(name).doses == {
+            name: Dose(0, kind.default) if kind.unit == "share" else Dose(kind.default, 1)
+        }
 
 
 @pytest.mark.parametrize(
     ("text", "because"),
     [
         ("slow", "there is no defect 'slow'; there are: deaf, "),
-        ("slow_response:x", r"takes a number \(ms\), not 'x'"),
-        ("slow_response:-1", "at least 0"),
-        ("drop_turn:1.5", "at most 1"),
-        ("drop_turn:nan", "at most 1"),
-        ("no_clear:1", "takes no value"),
+        ("slow@0.5", "there is no defect 'slow'; there are: deaf, "),
+        ("slow_response:x", r"defect slow_response takes a number \(ms\) of at least 0, not 'x'"),
+        ("slow_response:", r"takes a number \(ms\) of at least 0, not ''"),
+        ("slow_response:-1", "at least 0, not '-1'"),
+        ("drop_turn:1.5", "defect drop_turn takes a share of at least 0 and at most 1, not '1.5'"),
+        ("drop_turn:nan", "at most 1, not 'nan'"),
+        ("no_clear:1", "defect no_clear takes no value, not '1'; a share is written no_clear@0.2"),
+        ("slow_response:900@1.5", "after the '@', defect slow_response takes a share .* at most 1, not '1.5'"),
+        ("slow_response:900@", "after the '@', defect slow_response takes a share .* at most 1, not ''"),
+        ("drop_turn:0.2@0.5", "defect drop_turn takes no '@': its value is the share already, as in drop_turn:0.2"),
+        ("refuse_call@0.5", "its value is the share already, as in refuse_call:0.2"),
     ],
 )
 def test_the_text_of_defects_is_checked(text: str, because: str) -> None:

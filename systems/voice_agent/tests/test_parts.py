@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,13 @@ def test_speech_stands_out_of_the_noise_and_noise_is_learned() -> None:
     assert vad.is_speech(_tone(-20))
 
 
+def test_noise_that_is_there_from_the_first_frame_is_no_speech() -> None:
+    vad = EnergyVad()
+    noise = np.random.default_rng(1).normal(0, 10 ** (-35 / 20), (100, 160))
+    assert not any(vad.is_speech(_mulaw(frame)) for frame in noise)
+    assert vad.is_speech(_tone(-20))
+
+
 def test_an_utterance_has_two_edges() -> None:
     taking = TurnTaking(EnergyVad(), start_ms=120, stop_ms=200)
     tone, silence = _tone(-20), audio.SILENCE * 160
@@ -97,6 +106,43 @@ def test_silero_is_fed_windows_with_context() -> None:
 def test_silero_missing_says_what_to_do() -> None:
     with pytest.raises(SileroMissing, match=r"no file nowhere\.onnx; set SILERO_MODEL"):
         load_silero("nowhere.onnx")
+
+
+class _OnnxRuntime(ModuleType):
+    """As much of onnxruntime as loading needs; its "model file" holds the names of the inputs."""
+
+    SessionOptions = SimpleNamespace
+    Fail = InvalidGraph = NotImplemented = InvalidProtobuf = type("InvalidProtobuf", (Exception,), {})
+
+    def InferenceSession(self, path: str, *, providers: list[str], sess_options: Any) -> Any:  # noqa: N802
+        assert (sess_options.inter_op_num_threads, sess_options.intra_op_num_threads) == (1, 1)
+        names = Path(path).read_text().split()
+        if not names:
+            raise self.InvalidProtobuf("Protobuf parsing failed.")
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name=name) for name in names])
+
+
+@pytest.mark.parametrize(
+    ("content", "because"),
+    [
+        ("", "cannot be read as a model: Protobuf parsing failed"),
+        ("input h c", "is not Silero VAD v5 or v6: it wants c, h, input"),
+        ("input state sr", ""),
+    ],
+)
+def test_a_file_that_is_not_silero_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, because: str
+) -> None:
+    fake = _OnnxRuntime("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setitem(sys.modules, "onnxruntime.capi", SimpleNamespace(onnxruntime_pybind11_state=fake))
+    model = tmp_path / "silero_vad.onnx"
+    model.write_text(content)
+    if because:
+        with pytest.raises(SileroMissing, match=because):
+            load_silero(str(model))
+    else:
+        assert load_silero(str(model))
 
 
 @pytest.mark.parametrize(

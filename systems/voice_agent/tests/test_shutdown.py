@@ -6,11 +6,15 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
-import pytest
+
+_SHUTDOWN_SECONDS = 1.5
+_SILENT = b"\xff" * 160
 
 
 def _free_port() -> int:
@@ -46,39 +50,59 @@ async def test_drain_lets_a_call_finish(world: Any) -> None:
     assert await world.metric('voice_agent_calls_total{outcome="said goodbye"}') == 1
 
 
-@pytest.mark.parametrize("open_call", [False, True])
-async def test_sigterm_ends_the_program_in_good_order(worlds: Callable[..., Any], open_call: bool) -> None:
-    async with worlds() as world:
-        port = _free_port()
-        settings = {"PORT": str(port), "SHUTDOWN_SECONDS": "0.2"}
-        program = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "voice_agent",
-            env={**os.environ, **world.settings, **settings, "PYTHONASYNCIODEBUG": "1"},
-            stderr=asyncio.subprocess.PIPE,
-        )
+async def test_sigterm_ends_the_program_in_good_order(worlds: Callable[..., Any]) -> None:
+    """With no call, with ten, and with three while carrier and recogniser do not answer any more."""
+    async with worlds() as idle, worlds() as busy, worlds() as stuck, asyncio.TaskGroup() as group:
+        group.create_task(_stopped(idle, calls=0))
+        group.create_task(_stopped(busy, calls=10))
+        group.create_task(_stopped(stuck, calls=3, frozen=True))
+    for world, calls in ((busy, 10), (stuck, 3)):
+        hung_up = [command["call"] for name, command in world.telnyx.commands if name == "hangup"]
+        assert sorted(set(hung_up)) == sorted(f"call {number}" for number in range(calls))
+
+
+async def _stopped(world: Any, *, calls: int, frozen: bool = False) -> None:
+    """Start the program, have it called, and end it while the calls are open."""
+    loop = asyncio.get_running_loop()
+    async with _program(world) as program, AsyncExitStack() as stack:
+        for number in range(calls):
+            caller = await stack.enter_async_context(world.calling(f"call {number}", quiet=False))
+            await caller.greeted()
+        if frozen:
+            world.deepgram.mode, world.telnyx.frozen = "frozen", asyncio.Event()
+            stack.callback(world.telnyx.frozen.set)
+            await caller.sound(_SILENT, 100)
+        terminated = loop.time()
+        program.terminate()
+        told = (await program.stderr.read()).decode()
+        assert await program.wait() == 0
+        assert loop.time() - terminated < _SHUTDOWN_SECONDS + 0.5  # of uvicorn's own
+    for noise in ("Task was destroyed", "Traceback", "never", '"error"'):
+        assert noise not in told, told
+    assert '"stopped"' in told
+    assert told.count('"outcome": "shutting down"') == calls
+    assert ('"dropping"' in told) is frozen
+
+
+@asynccontextmanager
+async def _program(world: Any) -> AsyncIterator[Any]:
+    port = _free_port()
+    settings = {"PORT": str(port), "SHUTDOWN_SECONDS": str(_SHUTDOWN_SECONDS), "PYTHONASYNCIODEBUG": "1"}
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "voice_agent", env={**os.environ, **world.settings, **settings}, stderr=PIPE
+    )
+    try:
         assert program.stderr is not None
         while b'"ready"' not in (line := await program.stderr.readline()):
             assert line, "it ended before it was ready"
         world.agent = f"http://127.0.0.1:{port}"
         while not await _answers(world):
             pass  # the port opens just after "ready"
-        if open_call:
-            async with world.calling(quiet=False) as caller:
-                await caller.greeted()
-                program.terminate()
-                await caller.next("closed")
-                told = await program.stderr.read()
-            assert world.telnyx.names()[-1] == "hangup"
-        else:
-            program.terminate()
-            told = await program.stderr.read()
-        assert await program.wait() == 0
-        assert b"Task was destroyed" not in told
-        assert b"Traceback" not in told
-        assert b"never" not in told
-        assert b'"stopped"' in told
+        yield program
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.communicate()
 
 
 async def _answers(world: Any) -> bool:

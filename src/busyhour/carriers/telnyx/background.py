@@ -45,8 +45,11 @@ class Background:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._settle_seconds)
+        try:
+            if error is None and self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._settle_seconds)
+        except asyncio.CancelledError as cancelled:  # from outside, or because a task just now failed: the group knows
+            kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
         self._broken = True
         for task in self._tasks:
             task.cancel()

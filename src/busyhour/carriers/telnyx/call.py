@@ -59,9 +59,11 @@ class Call:
         self._began_ns = exchange.clock.now_ns()
         loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[None] = loop.create_future()
+        self.answered_ns = 0
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[None] = loop.create_future()
         self._trouble: CallFailed | None = None  # why there are no media so far
+        self._refused = ""  # the last command that was, and why
         self.bridged: tuple[Ids, dict[str, Any]] | None = None  # the leg that the caller was transferred to
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: set[asyncio.Task[Delivery]] = set()
@@ -173,7 +175,7 @@ class Call:
         seconds = self.setup.answer_within_ns / SECOND
         if announced is not None and not announced.done():
             return self._failed("webhook unanswered", f"call.initiated to {self.hooks.url}: no answer in {seconds:g} s")
-        return self._failed("no answer", f"no answer command within {seconds:g} s")
+        return self._failed("no answer", f"no answer command within {seconds:g} s{self._refused}")
 
     async def connect(self, stream: Stream) -> None:
         """A call without call control: open its media stream. Raises CallFailed, PlanError for a codec there is not."""
@@ -183,6 +185,7 @@ class Call:
             raise PlanError(refusal.detail) from refusal
         self.state = "answered"
         self._answered.set_result(None)
+        self.answered_ns = self._clock.now_ns()
         self.media.open(stream)
         await self._until_media(self._clock.now_ns() + self.setup.answer_within_ns)
 
@@ -243,6 +246,10 @@ class Call:
 
     # ------------------------------------------------------------ the agent's commands
 
+    def refused(self, command: str, refusal: Refusal) -> None:
+        self.note(f"command {command} -> {refusal.status} {refusal.code} {refusal.detail}")
+        self._refused = f"; its command {command} was refused: {refusal.detail}"
+
     def answer(self, body: Mapping[str, Any]) -> None:
         if self.state != "parked":
             raise Refusal(422, "10015", "Bad Request", "This call has already been answered.")
@@ -250,6 +257,7 @@ class Call:
         self._hook(params.hooks(body))
         self.state = "answered"
         self._answered.set_result(None)
+        self.answered_ns = self._clock.now_ns()
         self._spawn(self._take(stream))
 
     async def _take(self, stream: Stream | None) -> None:
@@ -352,6 +360,9 @@ class Call:
         self.hooks = params.Hooks(url=url, retries_ms={**self.hooks.retries_ms, **hooks.retries_ms})
 
     # ------------------------------------------------------------ the media stream (the stream calls these)
+
+    def stream_dialled(self, stream: Stream) -> None:
+        self._trouble = CallFailed("media refused", f"{stream.url}: no answer to the WebSocket handshake in time")
 
     def stream_opened(self, stream: Stream) -> None:
         self._trouble = None

@@ -120,6 +120,9 @@ class _Api:
                 raise unexpected()
             return await answer
         except Refusal as refusal:
+            call = self._exchange.calls.get(request.match_info.get("id", ""))
+            if call is not None:
+                call.refused(request.match_info.get("action", "status"), refusal)
             return web.json_response(refusal.body(), status=refusal.status)
 
     def _authenticate(self, request: web.Request) -> None:
@@ -150,7 +153,7 @@ class _Api:
         try:
             self._perform(call, action, command_id, body)
         except Refusal as refusal:
-            call.note(f"command {action} -> {refusal.status} {refusal.code} {refusal.detail}")
+            call.refused(action, refusal)
             raise
         return _ok()
 

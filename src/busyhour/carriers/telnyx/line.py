@@ -20,6 +20,10 @@ class TelnyxLine:
         self._leg = call.leg
 
     @property
+    def answered_ns(self) -> int:
+        return self._call.answered_ns
+
+    @property
     def opened_ns(self) -> int:
         return self._leg.opened_ns
 

@@ -134,6 +134,8 @@ class MediaSocket(WSListener):
             )
         except (WSError, OSError, TimeoutError, ValueError) as failure:
             raise Refused(f"{url}: {failure or type(failure).__name__}") from failure
+        if self._transport is None:  # picows takes it for a connection that was opened and closed
+            raise Refused(f"{url}: the connection was closed before the WebSocket handshake was answered")
 
     def send_audio(self, payload_b64: bytes, chunk: int) -> None:
         """One frame of 20 ms of the caller, `chunk` counted from 0."""
@@ -285,7 +287,7 @@ class MediaSocket(WSListener):
         match frame:
             case {"event": "media", "media": {"payload": str(payload)}} if payload:
                 self._learn(raw, payload)
-                self._media(payload.encode(), raw, at_ns)
+                self._media(payload.encode(errors="replace"), raw, at_ns)  # half a surrogate pair is no base64 either
             case {"event": "media"}:
                 self._malformed("invalid_media", "media.payload is missing or no string", raw)
             case {"event": "mark", "mark": {"name": str(name)}} if len(name) <= NAME_CHARACTERS_MAX:
@@ -296,6 +298,8 @@ class MediaSocket(WSListener):
                 self._malformed("malformed_frame", "The frame is no media, mark or clear event", raw)
 
     def _learn(self, raw: bytes, payload: str) -> None:
+        if not payload.isascii():
+            return
         quoted = b'"' + payload.encode() + b'"'
         if raw.count(quoted) == 1:
             began = raw.index(quoted) + 1

@@ -132,6 +132,8 @@ def stream(body: Body, *, call_codec: str, required: bool) -> Stream | None:
         raise invalid("stream_bidirectional_sampling_rate", f"must be one of {', '.join(map(str, RATES_HZ))}.")
     text(body, "stream_bidirectional_target_legs", choices=LEGS)
     auth_token = text(body, "stream_auth_token", at_most=AUTH_TOKEN_CHARACTERS_MAX)
+    if not (auth_token.isascii() and auth_token.isprintable()):
+        raise invalid("stream_auth_token", "must be printable ASCII: it is sent as a header.")
     parameters = _custom_parameters(body)
     if not url:
         return None

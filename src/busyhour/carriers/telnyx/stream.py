@@ -103,6 +103,7 @@ class MediaStream:
             if not reachable(stream.url, self._call.target_url):
                 raise Refused(f"{stream.url} is neither on this machine nor where the target is; set its public URL")
             headers = {"x-telnyx-streaming-auth-token": stream.auth_token} if stream.auth_token else {}
+            self._call.stream_dialled(stream)
             await socket.open(stream.url, headers=headers, timeout_seconds=CONNECT_SECONDS)
         except Refused as refused:
             if self._socket is socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -248,7 +249,10 @@ async def _serving(app: web.Application, port: int, name: str) -> AsyncIterator[
         try:
             await site.start()
         except OSError as failure:
-            raise ServiceError(f"{name} cannot listen on 127.0.0.1:{port}: {failure.strerror}") from failure
+            raise ServiceError(
+                f"{name} cannot listen on 127.0.0.1:{port}: {os.strerror(failure.errno or 0)}; "
+                "stop what holds the port, or use port=0 for a free one"
+            ) from failure
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -16,6 +16,7 @@ from voice_agent.settings import Settings, SettingsError
 from voice_agent.vad import SileroMissing
 
 EX_USAGE = 64  # sysexits.h
+_CLOSING_SHARE = 0.2  # of the time for a shutdown: for uvicorn to close its connections
 
 
 class _Server(uvicorn.Server):
@@ -47,7 +48,7 @@ def main() -> int:
         ws_per_message_deflate=False,  # costs more than the sound is worth
         ws_ping_interval=None,  # sound flows 50 times a second: its absence is noticed sooner
         ws_max_size=256 * 1024,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=max(1, int(_CLOSING_SHARE * settings.shutdown_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop where there is one
         return runner.run(_serve(app, config, settings))
@@ -60,7 +61,7 @@ async def _serve(app: FastAPI, config: uvicorn.Config, settings: Settings) -> in
     stopping = asyncio.create_task(server.stopping.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if stopping.done() and server.started:
-        await app.state.switchboard.drain(settings.shutdown_seconds)
+        await app.state.switchboard.drain((1 - _CLOSING_SHARE) * settings.shutdown_seconds)
     server.should_exit = True
     stopping.cancel()
     await serving

@@ -76,6 +76,7 @@ class Conversation:
         self._phone, self._socket, self._log = phone, socket, log
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._deaf_from = self._defects.deaf_from()
         vad = SileroVad(equipment.silero) if equipment.silero else EnergyVad()
         self._turn_taking = TurnTaking(vad, start_ms=self._settings.vad_start_ms, stop_ms=self._settings.vad_stop_ms)
         self._ears = Recognizer(self._settings, metrics=self._metrics, log=log, lost=self._deafened)
@@ -117,6 +118,10 @@ class Conversation:
         """Hang up, and finish soon."""
         if not self._leaving and not self._over.done():
             self._group.create_task(self._leave(why))
+
+    def drop(self, why: str) -> None:
+        """Finish at once: there is no time left to hang up."""
+        self._finish(self._leaving or why)
 
     def hung_up(self) -> None:
         """The carrier says that the call is over."""
@@ -174,7 +179,7 @@ class Conversation:
 
     def _hear(self, sound: bytes) -> None:
         """The carrier may send frames of any length from 20 ms; ours are of 20 ms."""
-        if self._defects.deaf(self._loop.time() - self._began):
+        if self._loop.time() - self._began >= self._deaf_from:
             return
         for at in range(0, len(sound), FRAME_BYTES):
             frame = sound[at : at + FRAME_BYTES]

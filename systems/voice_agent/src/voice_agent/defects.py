@@ -1,13 +1,15 @@
 """Defects that can be switched on, so that the tests of a voice agent can be shown to catch them.
 
-`DEFECT=slow_response:900,drop_turn:0.2` adds 900 ms before each reply and ignores one caller's turn in five. The value
-lets a defect sit just past, or just inside, the limit of a test. None is on unless asked for; the hooks are one line
-each, and do nothing then. Shares are drawn from a generator seeded by DEFECT_SEED.
+`DEFECT=slow_response:900,drop_turn:0.2` adds 900 ms before each reply and ignores one caller's turn in five;
+`slow_response:900@0.1` adds them before one reply in ten. Value and share let a defect sit just past, or just inside,
+the limit of a test. None is on unless asked for; the hooks are one line each, and do nothing then. Shares are drawn
+from a generator seeded by DEFECT_SEED.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -15,89 +17,126 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a defect does; the unit of its value ("ms", "s", "share" of occasions in [0, 1], "" for none)."""
+    """What a defect does on which occasions; the unit of its value ("ms", "s", "share" of the occasions, "" for none).
+
+    `default` is the value that it has unless told.
+    """
 
     about: str
+    occasion: str
     unit: str
     default: float
 
 
 KINDS = MappingProxyType(
     {
-        "slow_response": Kind("waits before each reply", "ms", 1500),
-        "slow_greeting": Kind("waits before the greeting", "ms", 4000),
-        "slow_barge_in": Kind("goes on speaking for so long after the caller interrupts", "ms", 2500),
-        "no_clear": Kind("goes on speaking when interrupted: neither clears nor drops what is queued", "", 1),
-        "interrupts": Kind("cuts in 600 ms after the caller began to speak", "share", 1),
-        "drop_turn": Kind("ignores what the caller said", "share", 1),
-        "mishears": Kind("loses frames of the caller's sound on their way to speech recognition", "share", 0.5),
-        "deaf": Kind("hears nothing any more from so many seconds into the call", "s", 0),
-        "gappy_audio": Kind("falls silent for so long in the middle of each reply", "ms", 300),
-        "hang_up_early": Kind("hangs up after a reply that was no goodbye", "share", 1),
-        "refuse_call": Kind("rejects calls", "share", 1),
+        "slow_response": Kind("waits before the reply", "reply", "ms", 1500),
+        "slow_greeting": Kind("waits before the greeting", "call", "ms", 4000),
+        "slow_barge_in": Kind("goes on speaking for so long after the caller interrupts", "interruption", "ms", 2500),
+        "no_clear": Kind("goes on speaking: neither clears nor drops what is queued", "interruption", "", 0),
+        "interrupts": Kind("cuts in 600 ms after the caller began to speak", "utterance", "share", 1),
+        "drop_turn": Kind("ignores what the caller said", "turn", "share", 1),
+        "mishears": Kind("loses sound of the caller on its way to speech recognition", "frame of 20 ms", "share", 0.5),
+        "deaf": Kind("hears nothing any more from so many seconds into the call", "call", "s", 0),
+        "gappy_audio": Kind("falls silent for so long, 0.6 s into what is said", "reply or greeting", "ms", 300),
+        "hang_up_early": Kind("hangs up after a reply that was no goodbye", "reply", "share", 1),
+        "refuse_call": Kind("rejects the call", "call", "share", 1),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Switched:
-    """The defects that are on, by name, with their values."""
+class Dose:
+    """How much of a defect, in the unit of its kind (0 if it has none), and on what share of the occasions."""
 
-    values: MappingProxyType[str, float]
+    value: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The defects that are on, by name."""
+
+    doses: Mapping[str, Dose]
 
     @classmethod
     def parse(cls, text: str) -> Switched:
-        """`name` or `name:value`, separated by commas. Raises ValueError with the names that there are."""
-        values: dict[str, float] = {}
+        """`name`, `name:value`, `name@share` or `name:value@share`, separated by commas.
+
+        Raises ValueError: what is wrong, and the names that there are.
+        """
+        doses: dict[str, Dose] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = item.partition(":")
+            named, at, share = item.partition("@")
+            name, colon, value = named.partition(":")
             if name not in KINDS:
                 raise ValueError(f"there is no defect {name!r}; there are: {', '.join(sorted(KINDS))}")
-            values[name] = _number(name, value) if value else KINDS[name].default
-        return cls(MappingProxyType(values))
+            doses[name] = _dose(name, value if colon else None, share if at else None)
+        return cls(MappingProxyType(doses))
 
 
-def _number(name: str, value: str) -> float:
-    unit = KINDS[name].unit
-    if not unit:
-        raise ValueError(f"defect {name} takes no value, not {value!r}")
+def _dose(name: str, value: str | None, share: str | None) -> Dose:
+    kind = KINDS[name]
+    if kind.unit == "share":
+        if share is not None:
+            raise ValueError(f"defect {name} takes no '@': its value is the share already, as in {name}:0.2")
+        return Dose(0, kind.default if value is None else _share(f"defect {name}", value))
+    if value is not None and not kind.unit:
+        raise ValueError(f"defect {name} takes no value, not {value!r}; a share is written {name}@0.2")
+    return Dose(
+        kind.default
+        if value is None
+        else _number(f"defect {name}", value, f"a number ({kind.unit}) of at least 0", 1e9),
+        1 if share is None else _share(f"after the '@', defect {name}", share),
+    )
+
+
+def _share(subject: str, text: str) -> float:
+    return _number(subject, text, "a share of at least 0 and at most 1", 1)
+
+
+def _number(subject: str, text: str, expected: str, at_most: float) -> float:
+    """Raises ValueError, also for "nan"."""
     try:
-        number = float(value)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"defect {name} takes a number ({unit}), not {value!r}") from None
-    if not 0 <= number <= (1 if unit == "share" else 1e9):
-        raise ValueError(f"defect {name} takes a {unit} of at least 0{' and at most 1' if unit == 'share' else ''}")
+        number = -1
+    if not 0 <= number <= at_most:
+        raise ValueError(f"{subject} takes {expected}, not {text!r}")
     return number
 
 
 class Defects:
-    """The hooks. `harmed(name)` is called each time a defect does its harm."""
+    """The hooks. `harmed(name)` is called each time that a defect strikes."""
 
     def __init__(self, switched: Switched, random: Random, harmed: Callable[[str], None]) -> None:
-        self._values = switched.values
+        self._doses = switched.doses
         self._random = random
         self._harmed = harmed
 
     def strikes(self, name: str) -> bool:
-        """Whether the defect is on and, if it has a share, whether this occasion is one of it."""
-        share = self._values.get(name)
-        if share is None or (share < 1 and self._random.random() >= share):
-            return False
-        self._harmed(name)
-        return True
+        """Whether the defect is on, and this occasion is one of its share."""
+        struck = self._drawn(name) is not None
+        if struck:
+            self._harmed(name)
+        return struck
 
     def seconds(self, name: str) -> float:
-        """The value of a defect in seconds; 0.0 when it is off."""
-        value = self._values.get(name)
-        if not value:
+        """The value of a defect in seconds; 0.0 when it is off, or this occasion is none of its share."""
+        dose = self._drawn(name)
+        if dose is None or not dose.value:
             return 0.0
         self._harmed(name)
-        return value / 1000 if KINDS[name].unit == "ms" else value
+        return dose.value / 1000 if KINDS[name].unit == "ms" else dose.value
 
-    def deaf(self, into_call_seconds: float) -> bool:
-        """Whether the caller is not heard any more."""
-        after = self._values.get("deaf")
-        deaf = after is not None and into_call_seconds >= after
-        if deaf:
-            self._harmed("deaf")
-        return deaf
+    def deaf_from(self) -> float:
+        """From how many seconds into a new call the caller is not heard; infinity if this call is to have ears."""
+        dose = self._drawn("deaf")
+        if dose is None:
+            return math.inf
+        self._harmed("deaf")
+        return dose.value
+
+    def _drawn(self, name: str) -> Dose | None:
+        dose = self._doses.get(name)
+        return dose if dose is not None and (dose.share >= 1 or self._random.random() < dose.share) else None

@@ -15,7 +15,7 @@ _HELP = {
     "voice_agent_fallbacks_total": ("counter", "Times something else had to be said or used, by kind."),
     "voice_agent_response_seconds": ("summary", "End of the caller's speech to our first frame, on our side."),
     "voice_agent_underruns_total": ("counter", "Times the sound ran out in the middle of a reply."),
-    "voice_agent_defects_total": ("counter", "Times a switched-on defect did its harm, by defect."),
+    "voice_agent_defects_total": ("counter", "Occasions on which a switched-on defect struck, by defect."),
 }
 
 

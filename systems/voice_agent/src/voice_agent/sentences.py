@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _END = re.compile(r"[.!?…]+[\"')\]]*\s+")
-_NO_END = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|St|No|vs|etc|e\.g|i\.e|a\.m|p\.m|[A-Z])\.\s+$")
+_NO_END = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|St|No|vs|etc|e\.g|i\.e|a\.m|p\.m|[A-Z])\.\s*$")
+_PAUSE = re.compile(r"[,;:—.!?…]+[\"')\]]*\s+|(?<!\d)[,;:—.!?…]+[\"')\]]*$")  # "3," may yet become "3,000"
 
 
 class Sentences:
@@ -25,11 +26,25 @@ class Sentences:
             if _NO_END.search(self._text[: match.end()]):
                 self._searched = match.end()
                 continue
-            whole.append(self._text[: match.end()].strip())
-            self._text, self._searched = self._text[match.end() :], 0
+            whole.append(self._take(match.end()))
         return whole
+
+    def clause(self) -> str:
+        """Of the unfinished sentence, what there is up to the last place where a speaker may pause; "" if none."""
+        for match in reversed(list(_PAUSE.finditer(self._text))):
+            before = self._text[: match.end()]
+            if not _NO_END.search(before):
+                return self._take(match.end()) if any(map(str.isalnum, before)) else ""
+        return ""
+
+    def words(self) -> str:
+        """Of the unfinished sentence, the words that are known to be whole; "" if none."""
+        return self._take(self._text.rfind(" ") + 1)
 
     def rest(self) -> str:
         """What is left when the stream has ended; "" if nothing is."""
-        rest, self._text, self._searched = self._text.strip(), "", 0
-        return rest
+        return self._take(len(self._text))
+
+    def _take(self, end: int) -> str:
+        taken, self._text, self._searched = self._text[:end].strip(), self._text[end:], 0
+        return taken

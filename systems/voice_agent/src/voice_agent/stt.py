@@ -25,6 +25,7 @@ _KEEPALIVE_SECONDS = 4.0  # the vendor closes after 10 s without audio or KeepAl
 _SEND_BYTES = 2 * FRAME_BYTES
 _KEPT_BYTES = 15 * RATE_HZ
 _LOSSES = 3  # after so many the recogniser gives up: each is followed by one attempt to connect again
+CLOSE_SECONDS = 0.4  # for the vendor to say goodbye when we are done with it
 CONNECTION_ERRORS = (OSError, TimeoutError, websockets.WebSocketException)
 
 
@@ -104,7 +105,12 @@ class Recognizer:
             try:
                 async with asyncio.timeout(self._connect_seconds):
                     socket = await connect(
-                        self._url, additional_headers=self._headers, compression=None, ping_interval=None, proxy=None
+                        self._url,
+                        additional_headers=self._headers,
+                        compression=None,
+                        ping_interval=None,
+                        close_timeout=CLOSE_SECONDS,
+                        proxy=None,
                     )
             except CONNECTION_ERRORS as error:
                 self._failed(f"connect: {_words(error)}")

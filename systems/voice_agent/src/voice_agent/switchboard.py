@@ -26,6 +26,7 @@ _REMEMBERED = 10_000  # event ids, and ended calls
 _ANSWERED_SECONDS = 1.0  # the word that the call was answered may be lost: then go on without
 _MEDIA_SECONDS = 5.0  # for the carrier to open its stream
 _HANGUP_SECONDS = 1.0  # after the stream's end, for the carrier's word that the call is over
+_FINISHING, _HANGING_UP, _DROPPING = 0.5, 0.35, 0.15  # shares of the time that there is for a shutdown
 _UNTOLD = frozenset({"no media", "media lost", "media idle", "bug"})  # outcomes after which that word is not coming
 
 
@@ -62,7 +63,9 @@ class OpenCall:
     streaming: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)  # the carrier says so
     admitted: bool = False  # its media stream was let in: the conversation ends the call
+    connecting: asyncio.Task[None] | None = None
     conversation: Conversation | None = None
+    closing: bool = False
 
 
 class Switchboard:
@@ -74,6 +77,8 @@ class Switchboard:
         self._ended = Lately()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._parting = False  # and what is open is being hung up
+        self._dropping = False  # and nothing is asked of the carrier any more
         self._quiet = asyncio.Event()
 
     @property
@@ -106,8 +111,8 @@ class Switchboard:
             self._tell(call, kind)
 
     def _ring(self, call_id: str) -> None:
-        if call_id in self._ended:
-            return  # its hang-up came before its beginning
+        if call_id in self._ended or self._dropping:
+            return  # its hang-up came before its beginning, or there is no time left to reject it
         log = self._log.bound(call=call_id)
         phone = TelnyxCall(self._telnyx, call_id, voice=self._settings.telnyx_voice, metrics=self._metrics, log=log)
         if self._draining or self.open_calls >= self._settings.max_calls:
@@ -116,7 +121,7 @@ class Switchboard:
             self._start(self._reject(phone, "CALL_REJECTED"))
         else:
             call = self._calls[call_id] = OpenCall(call_id, phone, log)
-            self._start(self._connect(call, phone))
+            call.connecting = self._start(self._connect(call, phone))
 
     def _tell(self, call: OpenCall, kind: str) -> None:
         match kind:
@@ -178,18 +183,18 @@ class Switchboard:
             await socket.open()
             call.log.info("call begins")
             call.conversation = Conversation(self._equipment, phone=call.phone, socket=socket, log=call.log)
-            outcome = await call.conversation.run()
+            outcome = "shutting down" if self._parting else await call.conversation.run()
         finally:
             await self._close(call, outcome)
 
     async def _close(self, call: OpenCall, outcome: str) -> None:
-        """The end of every call: closing the stream ends none at the carrier's, so one that is not over is hung up."""
+        """The end of every call."""
+        if call.closing:
+            return
+        call.closing = True
         try:
-            told_so = outcome not in _UNTOLD
-            if outcome != "transferred" and not await _within(_HANGUP_SECONDS if told_so else 0, call.over):
-                await call.phone.hang_up()
-        except CommandFailed:
-            pass  # over already, or logged
+            if not self._dropping:
+                await asyncio.wait({self._start(self._see_off(call, outcome))})
         finally:
             self._calls.pop(call.id, None)
             self._ended.add(call.id)
@@ -197,20 +202,49 @@ class Switchboard:
             call.log.info("call ended", outcome=outcome)
             self._look_if_quiet()
 
+    async def _see_off(self, call: OpenCall, outcome: str) -> None:
+        """Closing the stream ends no call at the carrier's, so one that is not over is hung up."""
+        told_so = outcome not in _UNTOLD
+        try:
+            if outcome != "transferred" and not await _within(_HANGUP_SECONDS if told_so else 0, call.over):
+                await call.phone.hang_up()
+        except CommandFailed:
+            return  # over already, or logged
+
     # ------------------------------------------------------------ the end
 
     async def drain(self, within_seconds: float) -> None:
-        """Take no new calls; let the open ones finish, hang up those that do not, and leave no task behind."""
+        """Take no new calls; let the open ones finish, hang up those that do not, and leave neither call nor task.
+
+        All of it within the time given, whatever the carrier and the vendors do.
+        """
+        if not self._draining:
+            self._log.info("draining", open_calls=self.open_calls)
         self._draining = True
-        self._log.info("draining", open_calls=self.open_calls)
-        if not await self._idle(within_seconds):
-            for call in list(self._calls.values()):
-                if call.conversation is not None:
-                    call.conversation.end("shutting down")
-            await self._idle(within_seconds / 2)
+        if await self._idle(_FINISHING * within_seconds):
+            return
+        self._parting = True
+        for call in list(self._calls.values()):
+            self._part(call)
+        if await self._idle(_HANGING_UP * within_seconds):
+            return
+        self._dropping = True
+        self._log.warning("dropping", open_calls=self.open_calls, tasks=len(self._tasks))
+        for call in list(self._calls.values()):
+            if call.conversation is not None:
+                call.conversation.drop("shutting down")
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._idle(_DROPPING * within_seconds)
+
+    def _part(self, call: OpenCall) -> None:
+        """Hang it up, wherever it has got to."""
+        if call.conversation is not None:
+            call.conversation.end("shutting down")
+        elif not call.admitted and not call.closing:
+            if call.connecting is not None:
+                call.connecting.cancel()
+            self._start(self._close(call, "shutting down"))
 
     async def _idle(self, within_seconds: float) -> bool:
         """Wait until there is neither call nor task, so long; whether it came to that."""
@@ -222,10 +256,11 @@ class Switchboard:
         if not self._calls and not self._tasks:
             self._quiet.set()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -18,10 +18,10 @@ from voice_agent.audio import BYTES_PER_MS, RATE_HZ
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.settings import Settings
-from voice_agent.stt import CONNECTION_ERRORS
+from voice_agent.stt import CLOSE_SECONDS, CONNECTION_ERRORS
 
 _PAUSES_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0)  # before connecting again; the last one from then on
-_CHARACTERS_PER_SECOND = 15  # of speech, for a reply whose words were not timed
+CHARACTERS_PER_SECOND = 15  # of speech, for want of a better measure
 
 
 class VoiceFailed(Exception):
@@ -69,7 +69,12 @@ class Voice:
             try:
                 async with asyncio.timeout(self._connect_seconds):
                     socket = await connect(
-                        self._url, additional_headers=self._headers, compression=None, ping_interval=None, proxy=None
+                        self._url,
+                        additional_headers=self._headers,
+                        compression=None,
+                        ping_interval=None,
+                        close_timeout=CLOSE_SECONDS,
+                        proxy=None,
                     )
             except CONNECTION_ERRORS as error:
                 self.failed(f"connect: {type(error).__name__}")
@@ -164,9 +169,9 @@ class Speech:
         self._news = asyncio.Event()
 
     async def say(self, sentence: str) -> None:
-        """The next sentence; returns when it is sent. Raises VoiceFailed."""
-        self._check()
+        """The next sentence; returns when it is sent. Raises VoiceFailed: it counts as said, but not as heard."""
         self._said.append(sentence)
+        self._check()
         await self._voice.say(self.id, sentence + " ", last=False)
 
     async def finish(self) -> None:
@@ -219,7 +224,7 @@ class Speech:
                 break
             end = found + len(word)
         if not self._words:  # a guess, cut back to whole words
-            end = text.rfind(" ", 0, int(played_ms / 1000 * _CHARACTERS_PER_SECOND) + 1)
+            end = text.rfind(" ", 0, int(played_ms / 1000 * CHARACTERS_PER_SECOND) + 1)
         return text[: max(end, 0)].strip(), text[max(end, 0) :].strip()
 
     # What the connection tells.

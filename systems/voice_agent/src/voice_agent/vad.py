@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from voice_agent.audio import QUIETEST_DBFS, decode, level_dbfs
+from voice_agent.audio import decode, level_dbfs
 
 
 class Vad(Protocol):
@@ -25,20 +25,22 @@ class EnergyVad:
     """Speech is what stands out of the noise floor by `margin_db` and is above `quietest_dbfs`.
 
     The floor is the least level of the last 1.5 s (minimum statistics, Martin 2001): speech has a gap in every 1.5 s,
-    steady noise has none, so that a noisy line is learned in 1.5 s and a long sentence never is.
+    steady noise has none, so that noise that sets in is learned in 1.5 s and a long sentence never is. Noise that is
+    there from the first frame is the floor at once.
     """
 
     def __init__(self, *, margin_db: float = 9.0, quietest_dbfs: float = -48.0) -> None:
         self._margin_db = margin_db
         self._quietest_dbfs = quietest_dbfs
-        self._minima: deque[float] = deque([QUIETEST_DBFS], maxlen=15)  # of 100 ms each
+        self._minima: deque[float] = deque(maxlen=15)  # of 100 ms each
         self._minimum = 0.0
         self._frames = 0
 
     def is_speech(self, frame: bytes) -> bool:
         level = level_dbfs(frame)
-        speech = level > max(min(self._minima) + self._margin_db, self._quietest_dbfs)
         self._minimum = min(self._minimum, level)
+        floor = min((self._minimum, *self._minima))
+        speech = level > max(floor + self._margin_db, self._quietest_dbfs)
         self._frames += 1
         if self._frames == 5:
             self._minima.append(self._minimum)
@@ -81,7 +83,7 @@ class SileroVad:
 
 
 class SileroMissing(Exception):
-    """VAD=silero was asked for, and something it needs is not there; the message says what to do."""
+    """VAD=silero was asked for, and something it needs is not there or of no use; the message says what to do."""
 
 
 def load_silero(model: str = "") -> Session:
@@ -95,14 +97,24 @@ def load_silero(model: str = "") -> Session:
         raise SileroMissing(f"VAD=silero: {where}; set SILERO_MODEL to the ONNX file, or use VAD=energy")
     try:
         import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
+        from onnxruntime.capi import (  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
+            onnxruntime_pybind11_state as states,
+        )
     except ModuleNotFoundError:
         raise SileroMissing(
             "VAD=silero needs onnxruntime: pip install 'voice-agent[silero]', or use VAD=energy"
         ) from None
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1  # a window takes 0.1 ms: threads would only wait
-    session: Session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"], sess_options=options)
-    return session
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"], sess_options=options)
+    except (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented) as error:
+        raise SileroMissing(f"VAD=silero: {path} cannot be read as a model: {error}") from None
+    inputs = {given.name for given in session.get_inputs()}
+    if inputs != {"input", "state", "sr"}:
+        raise SileroMissing(f"VAD=silero: {path} is not Silero VAD v5 or v6: it wants {', '.join(sorted(inputs))}")
+    usable: Session = session
+    return usable
 
 
 def _installed_model() -> Path | None:

@@ -1,0 +1,65 @@
+"""A plan on real sockets and processes, with short patience: an agent of a few lines, perhaps a twin of OpenAI, Telnyx.
+
+`mischief` is what the agent does wrong; `hold` is how many seconds a caller stays on the line after the greeting.
+"""
+
+import sys
+from pathlib import Path
+
+from busyhour.arrivals import Burst, Constant
+from busyhour.carriers.telnyx import Telnyx
+from busyhour.emulators import OpenAI
+from busyhour.gates import AtLeast, AtMost
+from busyhour.indicators import call_success, dropped, loop_lag, send_lateness
+from busyhour.model import MS, SECOND, CallSetup, Phase, Plan
+from busyhour.services import Command
+from busyhour.workloads.call import Call, Greeting, Scenario, Silence
+
+AGENT = Path(__file__).with_name("agent.py")
+
+
+def plan(
+    mischief: str = "",
+    command: str = "",
+    port: int = 0,
+    carrier_port: int = 0,
+    calls: int = 5,
+    per_second: float = 25,
+    hold: float = 1,
+    model: str = "",
+    start_within: float = 20,
+    stop_within: float = 10,
+) -> Plan:
+    carrier = Telnyx(
+        port=carrier_port,
+        webhook_retries=1,
+        webhook_retry_ms=50,
+        webhook_timeout_seconds=0.5,
+        media_within_seconds=0.8,
+        hangup_within_seconds=0.3,
+    )
+    llm = [OpenAI()] if model else []
+    agent = Command(
+        command or [sys.executable, str(AGENT), *mischief.split()],
+        name="agent",
+        env={"TELNYX_API_BASE": carrier, **({"OPENAI_BASE_URL": llm[0]} if llm else {})},
+        port=port,
+        start_within_seconds=start_within,
+        stop_within_seconds=stop_within,
+    )
+    talk = Scenario("talk", [Greeting(patience_seconds=1), Silence(hold)], think_ms=(50, 100))
+    arrivals = Constant(per_second, calls / per_second) if per_second else Burst(calls)
+    setup = CallSetup(id="", answer_within_ns=1500 * MS)
+    phase = Phase("talk", arrivals, Call([talk], setup), drain_seconds=hold + 10)
+    return Plan(
+        target=agent,
+        carrier=carrier,
+        services=llm,
+        phases=[phase],
+        gates=[AtLeast(call_success(phase), 50, "%")],
+        valid_if=[
+            AtMost(dropped(), 0),
+            AtMost(send_lateness(q=0.9), SECOND / MS, "ms"),
+            AtMost(loop_lag(q=0.9), SECOND / MS, "ms"),
+        ],
+    )
