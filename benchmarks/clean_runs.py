@@ -1,18 +1,20 @@
 """Does a sound agent ever FAIL? The telephone plan, small, over and over with different callers.
 
-    python benchmarks/clean_runs.py [runs]         20 runs, about 25 minutes
+    python benchmarks/clean_runs.py 20 --at-once 3        about 15 minutes
 
-Each run draws its callers' choices from its own seed. A run that is INCONCLUSIVE has too little evidence, and says so;
-one that FAILs has accused a sound agent.
+Each run draws its arrivals and its callers' choices from its own seed. A run that is INCONCLUSIVE has too little
+evidence, and says so; one that FAILs has accused a sound agent.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PLAN = Path(__file__).parents[1] / "plans" / "telephone.py"
@@ -22,7 +24,7 @@ def one(seed: int, folder: Path) -> tuple[str, list[str]]:
     """The outcome of a run and the sentences of whatever did not pass."""
     verdicts = folder / f"{seed}.json"
     journal = folder / f"{seed}.journal"
-    command = [sys.executable, "-m", "busyhour", "run", str(PLAN), "-o", "scale=0.5"]
+    command = [sys.executable, "-m", "busyhour", "run", str(PLAN), "-o", "scale=0.5", "-o", f"seed={seed}"]
     subprocess.run(
         [*command, "--seed", str(seed), "--journal", str(journal), "--json", str(verdicts)],
         check=False,
@@ -36,14 +38,17 @@ def one(seed: int, folder: Path) -> tuple[str, list[str]]:
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=int, nargs="?", default=20)
+    parser.add_argument("--at-once", type=int, default=1, help="runs at the same time; they share the machine's cores")
+    arguments = parser.parse_args()
     outcomes: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(1, runs + 1):
-            outcome, sentences = one(seed, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
+        seeds = range(1, arguments.runs + 1)
+        for seed, (outcome, sentences) in zip(seeds, pool.map(lambda s: one(s, Path(folder)), seeds), strict=True):
             outcomes[outcome] += 1
             print(f"run {seed}: {outcome}", *sentences, sep="\n    ", flush=True)
-    print(f"{runs} runs of a sound agent: {dict(outcomes)}; false FAIL: {outcomes['fail']}")
+    print(f"{arguments.runs} runs of a sound agent: {dict(outcomes)}; false FAIL: {outcomes['fail']}")
 
 
 if __name__ == "__main__":
