@@ -225,7 +225,7 @@ class Demands:
         for indicator, limit, unit, defect, harmful, harmless in (
             (missed_turns(steady), 5, "%", "drop_turn", 0.2, 0.01),
             (agent_interruptions(steady), 5, "%", "interrupts", 0.3, 0.01),
-            (underruns(steady), 2, "/min", "gappy_audio", "120@0.4", "120@0.03"),
+            (underruns(steady), 2, "/min", "gappy_audio", "120@0.4", "120@0.01"),
             (word_error_rate(steady), 5, "%", "mishears", 0.3, 0.01),
         ):
             gate = AtMost(indicator, limit, unit)
