@@ -9,7 +9,7 @@ from busyhour.media import rendering
 from busyhour.media.babble import babble
 from busyhour.media.codec import codec
 from busyhour.media.rendering import render, speech_bounds, write_wav
-from busyhour.media.utterances import DATA, from_wav, rendered, sentences, spoken, utterance, utterances
+from busyhour.media.utterances import DATA, from_wav, louder, rendered, sentences, spoken, utterance, utterances
 from busyhour.model import Audio
 
 RATES = pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000])
@@ -28,7 +28,7 @@ def power_dbfs(samples: np.ndarray) -> float:
 def test_all_that_the_tables_name_is_shipped() -> None:
     assert {name: audio.text for name, audio in utterances().items()} == {row[0]: row[2] for row in table("caller.tsv")}
     assert {name: audio.text for name, audio in sentences().items()} == {row[0]: row[1] for row in table("agent.tsv")}
-    assert sum(path.stat().st_size for path in DATA.rglob("*")) < 6_000_000
+    assert sum(path.stat().st_size for path in DATA.rglob("*")) < 8_000_000
 
 
 @RATES
@@ -249,3 +249,14 @@ def test_a_synthesiser_that_fails_is_an_error_with_its_last_words(synthesisers: 
     program(synthesisers, "flite", "echo no such voice >&2; exit 3")
     with pytest.raises(ServiceError, match="failed with 3: no such voice"):
         rendered("Something new", voice="nobody", cache=tmp_path)
+
+
+def test_louder_keeps_the_words_and_clips_like_a_microphone() -> None:
+    quiet = utterance("hours.today")
+    loud = louder(quiet, 6)
+    assert power_dbfs(loud.samples) - power_dbfs(quiet.samples) == pytest.approx(6, abs=0.3)
+    assert (loud.text, loud.speech_began, loud.words) == (quiet.text, quiet.speech_began, quiet.words)
+    assert loud.name == "hours.today +6 dB"
+    shouted = louder(quiet, 40).samples
+    assert (shouted.min(), shouted.max()) == (-32768, 32767)
+    assert power_dbfs(louder(quiet, -6).samples) < power_dbfs(quiet.samples)

@@ -6,6 +6,7 @@ import asyncio
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import pybase64
 
@@ -17,8 +18,6 @@ from busyhour.media.studio import Frames, Studio, decode_chunk
 from busyhour.media.wheel import Slot
 from busyhour.model import SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
 
-MESSAGES_PER_SECOND_MAX = 2_000
-_MESSAGES_PER_TICK = MESSAGES_PER_SECOND_MAX // 50
 UNHEARD_MAX = 1_000
 
 
@@ -36,7 +35,7 @@ class Leg:
 
     studio: the wheel and decoder shared by all legs of the process. send(payload, index): called every 20 ms, from the
     wheel, to put a frame on the wire: base64 octets, and the number of frames sent before. It may raise OSError, which
-    ends this leg with "lost". failed(error): called once when the far end floods us or sends what is not base64;
+    ends this leg with "lost". failed(error): called once when the far end sends too much audio or what is not base64;
     the leg has then ended with "protocol error". Times that are given must come from the studio's clock, in order.
     """
 
@@ -64,13 +63,17 @@ class Leg:
         self._slot: Slot | None = None
         self._opened_ns = 0
         self._sent = 0
-        self._messages_left = MESSAGES_PER_SECOND_MAX
         self._undecoded = 0
         self._speaking: _Speaking | None = None
         self._events: list[Heard] = []
         self._waiter: asyncio.Future[None] | None = None
         self._failure: ProtocolError | None = None
         self._ended: tuple[Heard, CallFailed] | None = None
+        self.disturbance = studio.disturbance
+        self._forth = self.disturbance.path("to agent")
+        self._back = self.disturbance.path("to caller")
+        self._held: list[tuple[int, int, bytes]] = []  # frames under way: when they arrive, which they are
+        self._release: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------ for the carrier
 
@@ -92,21 +95,21 @@ class Leg:
     def media(self, payload: bytes, at_ns: int) -> None:
         """Take a chunk of audio in base64 that arrived at `at_ns`: any length to 30 s, an odd one too.
 
-        A frame of 20 ms is decoded within 5 ms, with those of all legs. Raises ProtocolError for a flood: more than
-        2,000 messages a second, a chunk of more than 30 s, or audio for a queue in which more than 30 s wait. What is
-        not base64 ends the leg (see `failed`), now or at the next decoding; media after that raise it again.
+        A frame of 20 ms is decoded within 5 ms, with those of all legs. Raises ProtocolError for a chunk of more than
+        30 s, or audio for a queue in which more than 30 s wait; how many messages come in a second is the socket's to
+        limit. What is not base64 ends the leg (see `failed`), now or at the next decoding; media after that raise it
+        again.
         """
         if self._ended is not None:
             self._raise_failure()
             return
-        self._messages_left -= 1
-        if self._messages_left < 0:
-            self.refuse(ProtocolError(f"more than {MESSAGES_PER_SECOND_MAX} media messages a second"), at_ns)
-        elif len(payload) == self._frame_payload_bytes:
+        if self.disturbance.media and self._back.arrives_ns(at_ns) is None:
+            return
+        if len(payload) == self._frame_payload_bytes:
             self._undecoded += 1
             self._batch.append((self, at_ns, payload))
             return
-        elif len(payload) > self._chunk_payload_bytes_max:
+        if len(payload) > self._chunk_payload_bytes_max:
             self.refuse(ProtocolError(f"a media chunk of more than {QUEUED_NS_MAX // SECOND} s"), at_ns)
         else:
             self._catch_up()
@@ -155,6 +158,8 @@ class Leg:
         self._tell(self._speech.stopped())
         failure = CallFailed(why, detail)
         self._ended = (Heard(HeardKind.ENDED, at_ns, detail=str(failure)), failure)
+        if self._release is not None:
+            self._release.cancel()
         if self._slot is not None:
             self._studio.wheel.detach(self._slot)
         if self._speaking is not None and not self._speaking.over.done():
@@ -242,18 +247,48 @@ class Leg:
     # ------------------------------------------------------------ every 20 ms
 
     def _tick(self, _due_ns: int) -> None:
-        self._messages_left = min(self._messages_left + _MESSAGES_PER_TICK, MESSAGES_PER_SECOND_MAX)
         speaking = self._speaking
         if speaking is None:
-            self._send(self._silence, self._sent)
+            self._put(self._silence)
         else:
-            self._send(speaking.frames.payloads[speaking.next], self._sent)
+            self._put(speaking.frames.payloads[speaking.next])
             self._sent_speech(speaking, self._clock.now_ns())
         self._sent += 1
         now_ns = self._studio.decoded_ns
         self._listen(now_ns)
         if self._waiter is not None and self._has_news(now_ns):
             self._wake()
+
+    def _put(self, payload: bytes) -> None:
+        """Send it, or what becomes of it by the faults of the caller's network: that is the caller's time, too."""
+        if not self.disturbance.media and not self._held:
+            self._send(payload, self._sent)
+            return
+        now_ns = self._clock.now_ns()
+        at_ns = self._forth.arrives_ns(now_ns)
+        if at_ns is None:
+            return
+        heappush(self._held, (at_ns, self._sent, payload))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Send what has arrived by now, and come back for the rest."""
+        now_ns = self._clock.now_ns()
+        while self._held and self._held[0][0] <= now_ns and self._ended is None:
+            _, number, payload = heappop(self._held)
+            self._send(payload, number)
+        if self._release is not None:
+            self._release.cancel()
+        self._release = None
+        if self._held and self._ended is None:
+            left = (self._held[0][0] - now_ns) / SECOND
+            self._release = asyncio.get_running_loop().call_later(left, self._let_go_later)
+
+    def _let_go_later(self) -> None:
+        try:
+            self._let_go()
+        except (OSError, ProtocolError) as failure:
+            self._lost(failure)
 
     def _sent_speech(self, speaking: _Speaking, now_ns: int) -> None:
         index, frames = speaking.next, speaking.frames

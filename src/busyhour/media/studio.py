@@ -16,6 +16,7 @@ import numpy as np
 import pybase64
 
 from busyhour.clock import SystemClock
+from busyhour.disturbance import Disturbance
 from busyhour.errors import ProtocolError
 from busyhour.media.codec import Codec, Octets, resample
 from busyhour.media.speech import WINDOWS_PER_SECOND, loud_windows
@@ -114,6 +115,7 @@ class Studio:
         self.clock = clock or SystemClock()
         self.wheel = wheel or Wheel(self.clock)
         self.wheel.between(self.decode, every=DECODE_EVERY_SLOTS)
+        self.disturbance = Disturbance()  # what faults do to these lines, and to the carrier whose lines they are
         self.decoded_ns = 0  # every frame that was stamped before has been given to its ear
         self._batches: dict[Codec, Batch] = {}
         self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()

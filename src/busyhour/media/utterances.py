@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -105,6 +105,14 @@ def rendered(text: str, *, voice: str = "", rate_hz: int = 8_000, cache: Path | 
         draft.replace(about)
     samples, wav_hz = read_wav(wav)
     return _audio(text, _row("caller", json.loads(about.read_text(encoding="utf-8"))), samples, wav_hz, rate_hz)
+
+
+def louder(audio: Audio, decibels: float) -> Audio:
+    """The same words at another level (negative: softer); what would be beyond full scale is clipped, as a microphone
+    does."""
+    gain = 10 ** (decibels / 20)
+    samples = np.clip(audio.samples.astype(np.float64) * gain, -32768, 32767).astype(np.int16)
+    return replace(audio, name=f"{audio.name} {decibels:+g} dB", samples=samples)
 
 
 def from_wav(path: Path | str, text: str) -> Audio:

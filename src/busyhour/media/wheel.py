@@ -8,9 +8,6 @@ first expiry and a period of 1 ms, which neither drifts nor rounds; elsewhere, a
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +18,7 @@ from busyhour.errors import ProtocolError
 from busyhour.histogram import LogHistogram
 from busyhour.media.codec import FRAME_NS
 from busyhour.model import SECOND, Clock, Sample
+from busyhour.timers import HAS_KERNEL_TIMER, KernelTimer
 
 PATIENCE_NS = SECOND
 
@@ -195,11 +193,10 @@ class Wheel:
                     self._bug = bug
                     body.cancel()
 
-        loop = asyncio.get_running_loop()
-        if sys.platform == "linux" and isinstance(self._clock, SystemClock):
-            driver = _timerfd(loop, self._began_ns, self._slot_ns, advance)
+        if HAS_KERNEL_TIMER and isinstance(self._clock, SystemClock):
+            driver = _kernel_timer(self._began_ns, self._slot_ns, advance)
         else:
-            driver = _loop_timer(loop, self._clock, self._began_ns, self._slot_ns, advance)
+            driver = _loop_timer(asyncio.get_running_loop(), self._clock, self._began_ns, self._slot_ns, advance)
         with driver:
             yield
 
@@ -227,43 +224,11 @@ def _loop_timer(
             handle.cancel()
 
 
-class _TimeSpec(ctypes.Structure):
-    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
-
-
-class _TimerSpec(ctypes.Structure):
-    _fields_ = (("it_interval", _TimeSpec), ("it_value", _TimeSpec))
-
-
 @contextmanager
-def _timerfd(
-    loop: asyncio.AbstractEventLoop, first_ns: int, period_ns: int, expired: Callable[[], None]
-) -> Iterator[None]:
-    """A timer of the kernel (timerfd_create(2)), first at `first_ns` on CLOCK_MONOTONIC, then every `period_ns`.
-
-    By ctypes, because `os.timerfd_create` came with Python 3.13.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    clock_monotonic, absolute = 1, 1
-    fd = libc.timerfd_create(clock_monotonic, os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "timerfd_create")
+def _kernel_timer(first_ns: int, period_ns: int, expired: Callable[[], None]) -> Iterator[None]:
+    timer = KernelTimer(expired)
     try:
-        spec = _TimerSpec(_TimeSpec(*divmod(period_ns, SECOND)), _TimeSpec(*divmod(first_ns, SECOND)))
-        if libc.timerfd_settime(fd, absolute, ctypes.byref(spec), None) < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_settime")
-
-        def readable() -> None:
-            try:
-                os.read(fd, 8)  # how often it expired; the clock says it better
-            except BlockingIOError:
-                return
-            expired()
-
-        loop.add_reader(fd, readable)
-        try:
-            yield
-        finally:
-            loop.remove_reader(fd)
+        timer.set(first_ns, every_ns=period_ns)
+        yield
     finally:
-        os.close(fd)
+        timer.close()
