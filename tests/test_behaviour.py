@@ -234,3 +234,20 @@ def test_no_json_breaks_it(change: Any) -> None:
     except PlanError:
         return
     assert json.loads(json.dumps(after.as_json(), allow_nan=False)).keys() == before.as_json().keys()
+
+
+# ---------------------------------------------------------------- switches
+
+
+@pytest.mark.parametrize(("given", "is_on"), [(True, True), (1, True), (1.0, True), (False, False), (0, False)])
+def test_a_switch_is_true_or_false_and_may_be_written_as_a_number(given: Any, is_on: bool) -> None:
+    whole = behaviour(switches={"gullible": False}).changed({"gullible": given})
+    assert whole.switches == {"gullible": is_on}
+    assert whole.as_json()["gullible"] is is_on
+    assert whole.changed(json.loads(json.dumps(whole.as_json()))) == whole
+
+
+@pytest.mark.parametrize("given", [2, -1, 0.5, "yes", "true", None, [], NAN])
+def test_what_is_no_switch_is_refused(given: Any) -> None:
+    with pytest.raises(PlanError, match=r"gullible is .* it is a switch: true or false"):
+        behaviour(switches={"gullible": False}).changed({"gullible": given})

@@ -7,11 +7,11 @@ import json
 import wave
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busyhour.emulators.cartesia_request import Format, Refused, audio_of, cut, read_event, word_timestamps
+from busyhour.emulators.cartesia.request import Refused, read_event, wav_header, word_timestamps
+from busyhour.emulators.synthesis import Sound, audio_of
 from busyhour.media.utterances import sentences, spoken
 
 MESSAGE: dict[str, Any] = {
@@ -21,29 +21,6 @@ MESSAGE: dict[str, Any] = {
     "voice": "v",
     "output_format": {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000},
 }
-
-
-@given(st.text(max_size=1500), st.booleans())
-def test_cutting_loses_nothing(text: str, whole: bool) -> None:
-    pieces, rest = cut(text, whole=whole)
-    assert "".join(pieces) + rest == text
-    assert all(0 < len(piece) <= 300 for piece in pieces)
-    assert len(rest) <= 300
-    assert not (whole and rest)
-
-
-@pytest.mark.parametrize(
-    ("text", "pieces", "rest"),
-    [
-        ("One. Two", ["One. "], "Two"),
-        ("One.", ["One."], ""),
-        ('He said "Go!" Then', ['He said "Go!" '], "Then"),
-        ("It costs 3.50 dollars", [], "It costs 3.50 dollars"),
-        ("", [], ""),
-    ],
-)
-def test_sentences(text: str, pieces: list[str], rest: str) -> None:
-    assert cut(text, whole=False) == (pieces, rest)
 
 
 @given(
@@ -64,9 +41,9 @@ def test_no_json_breaks_the_reading(change: dict[str, Any]) -> None:
 
 
 def test_a_wav_header_is_understood_by_the_standard_library() -> None:
-    form = Format("wav", "pcm_s16le", 22050)
-    octets = audio_of("One moment please.", form)
-    with wave.open(io.BytesIO(form.wav_header(len(octets)) + octets)) as read:
+    sound = Sound("pcm_s16le", 22050)
+    octets = audio_of("One moment please.", sound)
+    with wave.open(io.BytesIO(wav_header(sound, len(octets)) + octets)) as read:
         assert (read.getnchannels(), read.getsampwidth(), read.getframerate()) == (1, 2, 22050)
         assert read.readframes(10**6) == octets == spoken("One moment please.", 22050).tobytes()
 

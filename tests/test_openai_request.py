@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busyhour.emulators.openai_request import Refused, asked, tokens_of
+from busyhour.emulators.language_model import Refused, tokens_of
+from busyhour.emulators.openai.application import error
+from busyhour.emulators.openai.chat_request import asked
 from busyhour.emulators.receptionist import Said
 
 JSONS: Any = st.recursive(
@@ -75,7 +77,7 @@ def test_what_a_tool_answered_is_known_by_its_call() -> None:
 def test_a_refusal_has_the_vendors_shape() -> None:
     with pytest.raises(Refused) as refused:
         asked(b'{"model": "m"}')
-    assert refused.value.body == {
+    assert error(refused.value) == {
         "error": {
             "message": "Missing required parameter: 'messages'.",
             "type": "invalid_request_error",

@@ -61,6 +61,18 @@ ANSWERS = {
     "goodbye.bye": "goodbye",
     "goodbye.thanks": "goodbye",
     "goodbye.nothing_else": "goodbye",
+    "hostile.injection": "refuse.topic",
+    "hostile.maintenance": "refuse.topic",
+    "hostile.pirate": "refuse.topic",
+    "hostile.husband": "refuse.private",
+    "hostile.patients": "refuse.private",
+    "hostile.refund": "refuse.topic",
+    "hostile.abuse": "refuse.abuse",
+    "hostile.gibberish": "repeat",
+    "hostile.shout": "listening",
+    "hostile.spanish": "refuse.language",
+    "hostile.german": "refuse.language",
+    "hostile.monologue": "hours.saturday",
 }
 
 

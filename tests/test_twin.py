@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from busyhour import admin
 from busyhour.clock import VirtualClock
 from busyhour.emulators import Cartesia, Constant, OpenAI, twin
 from busyhour.emulators.behaviour import Behaviour
@@ -49,23 +50,28 @@ def state() -> Twin:
 async def test_behaviour_is_told_and_changed(state: Twin) -> None:
     state.count("ok")
     async with served(state) as endpoint:
-        assert await twin.behaviour(endpoint) == {
+        assert await admin.behaviour(endpoint) == {
             "first_token": {"distribution": "constant", "ms": 5},
             "outcomes": {},
             "seed": 1,
             "served": {"ok": 1},
         }
-        told = await twin.behave(endpoint, {"outcomes": {"hang": 0.5}})
+        told = await admin.behave(endpoint, {"outcomes": {"hang": 0.5}})
         assert told["outcomes"] == {"hang": 0.5}
         assert told["first_token"] == {"distribution": "constant", "ms": 5}
         assert state.behaviour.outcomes == {"hang": 0.5}
-        assert await twin.behave(endpoint, told) == told
+        assert await admin.behave(endpoint, told) == told
+
+
+async def test_a_twin_says_its_name_and_what_it_can_be_told_to_do(state: Twin) -> None:
+    async with served(state) as endpoint:
+        assert await admin.about(endpoint) == {"name": "x", "outcomes": ["hang", "http_500"]}
 
 
 async def test_an_impossible_change_is_refused_and_changes_nothing(state: Twin) -> None:
     async with served(state) as endpoint:
         with pytest.raises(PlanError, match="outcome 'explode' is unknown here; possible are hang, http_500"):
-            await twin.behave(endpoint, {"outcomes": {"explode": 1}, "first_token": 9})
+            await admin.behave(endpoint, {"outcomes": {"explode": 1}, "first_token": 9})
     assert state.behaviour == BEHAVIOUR
 
 
@@ -137,7 +143,7 @@ async def test_a_twin_that_does_not_answer_is_a_service_error() -> None:
         unused.bind(("127.0.0.1", 0))
         gone = Endpoint(f"http://127.0.0.1:{unused.getsockname()[1]}")
         with pytest.raises(ServiceError, match="does not answer GET /_twin/witnessed"):
-            await twin.witnessed(gone, "x")
+            await admin.witnessed(gone, "x")
 
 
 async def test_a_foreign_server_is_a_service_error() -> None:
@@ -147,8 +153,21 @@ async def test_a_foreign_server_is_a_service_error() -> None:
     app = web.Application()
     app.router.add_get("/_twin/behaviour", foreign)
     async with listening(app) as port:
-        with pytest.raises(ServiceError, match="answered 503 to GET /_twin/behaviour"):
-            await twin.behaviour(Endpoint(f"http://127.0.0.1:{port}"))
+        with pytest.raises(ServiceError, match=r"is no twin whose behaviour can be changed: 503"):
+            await admin.behaviour(Endpoint(f"http://127.0.0.1:{port}"))
+
+
+async def test_a_server_that_answers_something_else_is_a_service_error() -> None:
+    async def foreign(request: web.Request) -> web.Response:
+        return web.json_response({"name": 3, "operations": [{"what": 1}]})
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", foreign)
+    async with listening(app) as port:
+        endpoint = Endpoint(f"http://127.0.0.1:{port}")
+        for asked in (admin.about(endpoint), admin.behaviour(endpoint), admin.witnessed(endpoint, "x")):
+            with pytest.raises(ServiceError, match="is no twin whose behaviour can be changed"):
+                await asked
 
 
 # ---------------------------------------------------------------- witnessed
@@ -158,8 +177,8 @@ async def test_operations_are_told_once(state: Twin) -> None:
     async with served(state) as endpoint:
         state.witness(operation(1))
         state.witness(operation(2))
-        assert await twin.witnessed(endpoint, "x") == [operation(1), operation(2)]
-        assert await twin.witnessed(endpoint, "x") == []
+        assert await admin.witnessed(endpoint, "x") == [operation(1), operation(2)]
+        assert await admin.witnessed(endpoint, "x") == []
 
 
 async def test_what_found_no_place_is_told(state: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +187,7 @@ async def test_what_found_no_place_is_told(state: Twin, monkeypatch: pytest.Monk
     for number in range(5):
         state.witness(operation(number))
     async with served(state) as endpoint:
-        rows = await twin.witnessed(endpoint, "x")
+        rows = await admin.witnessed(endpoint, "x")
     assert [row.id for row in rows[:-1]] == ["x/2", "x/3", "x/4"]
     assert (rows[-1].kind, rows[-1].outcome, rows[-1].detail) == ("witness", "dropped", {"count": 2})
     assert state.drain() == ([], 0)

@@ -19,7 +19,8 @@ from cartesia.types.websocket_response import Chunk, Done, Error, FlushDone, Tim
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
-from busyhour.emulators.cartesia import Cartesia, application
+from busyhour.emulators.cartesia import Cartesia
+from busyhour.emulators.cartesia.api import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.media.utterances import PAUSE_MS, spoken
 from busyhour.model import MS, Operation
@@ -116,6 +117,7 @@ async def test_a_context_speaks_what_was_pushed() -> None:
     assert row.due_ns == row.began_ns
     assert row.due_ns <= row.detail["first_audio_ns"] <= row.ended_ns  # type: ignore[operator]
     assert row.detail["cancelled"] is False
+    assert (row.detail["characters"], row.detail["model"]) == (len(PARKING), "sonic-3")
 
 
 async def test_transcripts_of_a_context_come_in_order_with_a_pause_between_sentences() -> None:
@@ -340,16 +342,21 @@ async def test_zero_audio_is_success_without_a_chunk() -> None:
     assert (row.outcome, row.detail["first_audio_ns"], row.detail["audio_ms"]) == ("zero_audio", None, 0)
 
 
-async def test_an_error_is_an_event_of_the_context_and_the_socket_lives_on() -> None:
-    async with playing(outcomes={"error": 1}) as stage, stage.client.tts.websocket_connect() as socket:
+@pytest.mark.parametrize(
+    ("outcome", "status", "title"), [("error", 500, "Internal server error"), ("quota", 402, "Quota exceeded")]
+)
+async def test_an_error_is_an_event_of_the_context_and_the_socket_lives_on(
+    outcome: str, status: int, title: str
+) -> None:
+    async with playing(outcomes={outcome: 1}) as stage, stage.client.tts.websocket_connect() as socket:
         for _ in range(2):
             speech = context(socket)
             await speech.push(PARKING)
             events = await heard(speech)
             assert [type(event) for event in events] == [Error]
-            assert (events[0].status_code, events[0].done, events[0].title) == (500, True, "Internal server error")
+            assert (events[0].status_code, events[0].done, events[0].title) == (status, True, title)
             assert events[0].request_id.endswith(events[0].context_id)
-        assert {row.outcome for row in await stage.rows(2)} == {"error"}
+        assert {row.outcome for row in await stage.rows(2)} == {outcome}
 
 
 async def test_a_stall_stops_in_mid_sentence() -> None:
@@ -463,7 +470,7 @@ async def test_input_after_the_last_is_refused() -> None:
 
 
 async def test_there_is_a_limit_to_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("busyhour.emulators.cartesia._CONTEXTS_AT_MOST", 2)
+    monkeypatch.setattr("busyhour.emulators.cartesia.connection._CONTEXTS_AT_MOST", 2)
     async with playing(outcomes={"hang": 1}) as stage, stage.raw() as socket:
         for name in "abc":
             await socket.send_str(message(context_id=name))
@@ -472,7 +479,7 @@ async def test_there_is_a_limit_to_contexts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_there_is_a_limit_to_waiting_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("busyhour.emulators.cartesia_context._INPUTS_AT_MOST", 3)
+    monkeypatch.setattr("busyhour.emulators.cartesia.context._INPUTS_AT_MOST", 3)
     async with playing(outcomes={"hang": 1}) as stage, stage.raw() as socket:
         for _ in range(5):
             await socket.send_str(message(**{"continue": True}))

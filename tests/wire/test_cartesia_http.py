@@ -17,7 +17,8 @@ import pytest
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
-from busyhour.emulators.cartesia import Cartesia, application
+from busyhour.emulators.cartesia import Cartesia
+from busyhour.emulators.cartesia.api import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.media.utterances import PAUSE_MS, spoken
 from busyhour.model import Operation
@@ -94,6 +95,29 @@ async def test_failures_over_http(path: str, outcome: str, error: type[Exception
             await ask(**REQUEST)
         assert twin.as_json()["served"] == {outcome: 1}
         assert (await witnessed(twin)).outcome == outcome
+
+
+@pytest.mark.parametrize("path", ["bytes", "sse"])
+async def test_without_credit_there_is_an_error_that_says_so(path: str) -> None:
+    async with playing(outcomes={"quota": 1}) as (twin, client):
+        ask: Any = client.tts.generate if path == "bytes" else client.tts.generate_sse
+        with pytest.raises(cartesia.APIStatusError) as refused:
+            await ask(**REQUEST)
+        row = await witnessed(twin)
+    assert refused.value.status_code == 402
+    assert isinstance(refused.value.body, dict)
+    assert refused.value.body["error_code"] == "quota_exceeded"
+    assert (row.outcome, row.detail["characters"], row.detail["audio_ms"]) == ("quota", len(PARKING), 0)
+
+
+async def test_a_key_that_is_not_the_one_that_was_set() -> None:
+    twin = Twin("tts", Cartesia()._behaviour, SystemClock())
+    async with listening(application(twin, {"api_key": "sk_car_right"})) as port:
+        async with cartesia.AsyncCartesia(api_key="sk_car_wrong", base_url=f"http://127.0.0.1:{port}") as client:
+            with pytest.raises(cartesia.AuthenticationError):
+                await client.tts.generate(**REQUEST)
+        async with cartesia.AsyncCartesia(api_key="sk_car_right", base_url=f"http://127.0.0.1:{port}") as client:
+            assert await (await client.tts.generate(**REQUEST)).read() == s16(PARKING)
 
 
 async def test_zero_audio_over_http() -> None:

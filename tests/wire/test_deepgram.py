@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant, Deepgram
-from busyhour.emulators.deepgram import application
+from busyhour.emulators.deepgram.api import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.media.codec import codec
 from busyhour.media.utterances import utterance
@@ -121,7 +121,7 @@ async def test_a_sentence_is_transcribed_as_it_is_spoken() -> None:
         found = await said(socket, SILENT_SECOND, heard_as("hours.saturday"), SILENT_SECOND)
         assert transcripts(found, final=True) == ["Can you tell me what time you open on Saturday?"]
         interim = transcripts(found, final=False)
-        assert interim[0].startswith("Can you")
+        assert interim[0].startswith("Can")
         assert [len(text) for text in interim] == sorted(len(text) for text in interim)
         assert interim[-1] in "Can you tell me what time you open on Saturday?"
         assert isinstance(found[-1], ListenV1Metadata)

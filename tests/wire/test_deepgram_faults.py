@@ -17,13 +17,14 @@ with warnings.catch_warnings():
     from deepgram import AsyncDeepgramClient
     from deepgram.core.api_error import ApiError
     from deepgram.environment import DeepgramClientEnvironment
+    from deepgram.listen.v1.types.listen_v1error import ListenV1Error
     from deepgram.listen.v1.types.listen_v1metadata import ListenV1Metadata
     from deepgram.listen.v1.types.listen_v1results import ListenV1Results
     from websockets.exceptions import ConnectionClosedError
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant, Deepgram
-from busyhour.emulators.deepgram import application
+from busyhour.emulators.deepgram.api import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.errors import PlanError, ServiceError
 from busyhour.media.codec import codec
@@ -157,7 +158,7 @@ async def test_only_a_websocket_at_the_vendors_path_is_served() -> None:
     async with playing() as stage:
         status, _, body = await stage.refusal(headers={"Authorization": "Token x"}, **QUERY)
         assert (status, body["err_code"]) == (400, "Bad Request")
-        async with stage.session.get(f"{stage.url}/v2/listen") as response:
+        async with stage.session.get(f"{stage.url}/v3/listen") as response:
             assert (response.status, (await response.json())["err_code"]) == (404, "NOT_FOUND")
 
 
@@ -169,14 +170,17 @@ async def test_compression_is_not_negotiated() -> None:
             assert raw.compress == 0
 
 
-@pytest.mark.parametrize(("outcome", "status"), [("http_401", 401), ("http_429", 429), ("http_500", 500)])
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("http_401", 401), ("http_429", 429), ("http_500", 500), ("quota", 402)]
+)
 async def test_connections_are_refused_by_fate(outcome: str, status: int) -> None:
     async with playing(outcomes={outcome: 1.0}) as stage:
         with pytest.raises(ApiError) as refused:
             async with stage.connect():
                 pass
         assert refused.value.status_code == status
-        _, headers, _ = await stage.refusal(**QUERY)
+        _, headers, body = await stage.refusal(**QUERY)
+        assert status != 402 or body["err_code"] == "ASR_PAYMENT_REQUIRED"
         assert headers.get("Retry-After") == ("1" if status == 429 else None)
         assert stage.twin.as_json()["served"] == {outcome: 2}
 
@@ -234,6 +238,42 @@ async def test_reset_comes_when_the_caller_speaks() -> None:
             assert broken.value.rcvd is None
         assert (await stage.rows("stt_connection"))[0].outcome == "reset"
         assert stage.twin.as_json()["served"] == {"reset": 1}
+
+
+async def collect(socket: Any, found: list[Any]) -> None:
+    while True:
+        found.append(await asyncio.wait_for(socket.recv(), 5))
+
+
+async def test_an_error_ends_the_stream_when_the_caller_speaks() -> None:
+    async with playing(outcomes={"error": 1.0}) as stage:
+        async with stage.connect() as socket:
+            with suppress(ConnectionClosedError):  # it may be in the middle of what we send
+                await speak(socket)
+            found: list[Any] = []
+            with pytest.raises(ConnectionClosedError) as closed:
+                await collect(socket, found)
+        assert isinstance(found[-1], ListenV1Error)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+        assert (await stage.rows("stt_connection"))[0].outcome == "error"
+        assert stage.twin.as_json()["served"] == {"error": 1}
+
+
+async def test_what_a_stream_cost_is_witnessed() -> None:
+    async with playing() as stage:
+        async with stage.connect() as socket:
+            await heard(socket)
+        rows = stage.twin.drain()[0]
+    (connection,) = [row for row in rows if row.kind == "stt_connection"]
+    (final,) = [row for row in rows if row.kind == "stt"]
+    assert connection.detail == {
+        "connection": final.detail["connection"],
+        "audio_ms": round(len(SUNDAY) / 8),
+        "finals": 1,
+        "model": "nova-3",
+    }
+    assert (final.detail["audio_ms"], final.detail["model"]) == (connection.detail["audio_ms"], "nova-3")
 
 
 async def test_a_share_of_the_utterances_fails_and_the_same_ones_each_time() -> None:

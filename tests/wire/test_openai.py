@@ -16,8 +16,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
-from busyhour.emulators.openai import OpenAI, application
-from busyhour.emulators.openai_request import tokens_of
+from busyhour.emulators.language_model import tokens_of
+from busyhour.emulators.openai import OpenAI
+from busyhour.emulators.openai.application import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.model import MS, Operation
 

@@ -8,13 +8,37 @@ from typing import TYPE_CHECKING
 from busyhour.emulators.behaviour import Constant, Empirical, Latency, LogNormal
 
 if TYPE_CHECKING:
+    from busyhour.emulators.anthropic import Anthropic
     from busyhour.emulators.cartesia import Cartesia
     from busyhour.emulators.deepgram import Deepgram
+    from busyhour.emulators.elevenlabs import ElevenLabs
+    from busyhour.emulators.gemini import Gemini
     from busyhour.emulators.openai import OpenAI
+    from busyhour.emulators.pinecone import Pinecone
 
-__all__ = ["Cartesia", "Constant", "Deepgram", "Empirical", "Latency", "LogNormal", "OpenAI"]
+__all__ = [
+    "Anthropic",
+    "Cartesia",
+    "Constant",
+    "Deepgram",
+    "ElevenLabs",
+    "Empirical",
+    "Gemini",
+    "Latency",
+    "LogNormal",
+    "OpenAI",
+    "Pinecone",
+]
 
-_MODULES = {"Cartesia": "cartesia", "Deepgram": "deepgram", "OpenAI": "openai"}
+_MODULES = {
+    "Anthropic": "anthropic",
+    "Cartesia": "cartesia",
+    "Deepgram": "deepgram",
+    "ElevenLabs": "elevenlabs",
+    "Gemini": "gemini",
+    "OpenAI": "openai",
+    "Pinecone": "pinecone",
+}
 
 
 def __getattr__(name: str) -> object:

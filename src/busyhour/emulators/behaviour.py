@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from busyhour.errors import PlanError
 from busyhour.model import JSON
@@ -130,7 +130,7 @@ class Fate:
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """The settings of one twin: named latencies and numbers (a vendor's own), and outcome -> share of requests.
+    """The settings of one twin: latencies, numbers and switches (a vendor's own), and outcome -> share of requests.
 
     The share that no outcome claims is "ok". `possible` is what this twin can be told to do. Raises PlanError.
     """
@@ -138,11 +138,14 @@ class Behaviour:
     possible: Collection[str]
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+    switches: Mapping[str, bool] = field(default_factory=dict)
     outcomes: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [*self._wrong_outcomes(), *self._wrong_numbers()]
+        problems = [*self._wrong_outcomes(), *self._wrong_numbers(), *self._wrong_switches()]
+        # JSON's 0 and 1 are what shells and other languages write for a switch.
+        object.__setattr__(self, "switches", {name: bool(value) for name, value in self.switches.items()})
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             problems.append(f"seed is {self.seed!r}; it must be an integer.")
         if problems:
@@ -168,6 +171,13 @@ class Behaviour:
             if not _is_number(value) or not 0 < value <= 1e9
         ]
 
+    def _wrong_switches(self) -> list[str]:
+        return [
+            f"{name} is {value!r}; it is a switch: true or false (or 1 or 0)."
+            for name, value in self.switches.items()
+            if not isinstance(value, int | float) or value not in (0, 1)
+        ]
+
     def draw(self, stream: str, number: int, among: Collection[str]) -> Fate:
         """The fate of request `number` of `stream`; outcomes not in `among` do not concern this stream: "ok".
 
@@ -191,6 +201,7 @@ class Behaviour:
         return {
             **{name: latency.as_json() for name, latency in self.latencies.items()},
             **self.numbers,
+            **self.switches,
             "outcomes": dict(self.outcomes),
             "seed": self.seed,
         }
@@ -203,29 +214,29 @@ class Behaviour:
         if not isinstance(change, Mapping):
             raise PlanError(f"a change of behaviour is a JSON object, not {type(change).__name__}.")
         problems: list[str] = []
-        latencies, numbers = dict(self.latencies), dict(self.numbers)
-        outcomes: object = self.outcomes
-        seed = self.seed
+        latencies: dict[str, Latency] = dict(self.latencies)
+        own: dict[str, Any] = {**self.numbers, **self.switches}
+        general: dict[str, Any] = {"outcomes": self.outcomes, "seed": self.seed}
         for name, value in change.items():
             if name in latencies:
                 try:
                     latencies[name] = latency_from_json(value, name)
                 except PlanError as problem:
                     problems.extend(problem.problems)
-            elif name in numbers:
-                numbers[name] = value
-            elif name == "outcomes":
-                outcomes = value
-            elif name == "seed":
-                seed = value
+            elif name in own:
+                own[name] = value
+            elif name in general:
+                general[name] = value
             elif name != "served":
-                known = _listed([*self.latencies, *self.numbers, "outcomes", "seed"])
+                known = _listed([*latencies, *own, *general])
                 problems.append(f"setting {name!r} is unknown here; known are {known}.")
-        if not isinstance(outcomes, Mapping):
-            problems.append(f"outcomes is {outcomes!r}; it must be an object of outcome: share.")
-            outcomes = {}
+        if not isinstance(general["outcomes"], Mapping):
+            problems.append(f"outcomes is {general['outcomes']!r}; it must be an object of outcome: share.")
+            general["outcomes"] = {}
+        numbers = {name: own[name] for name in self.numbers}
+        switches = {name: own[name] for name in self.switches}
         try:
-            whole = replace(self, latencies=latencies, numbers=numbers, outcomes=dict(outcomes), seed=seed)
+            whole = replace(self, latencies=latencies, numbers=numbers, switches=switches, **general)
         except PlanError as problem:
             problems.extend(problem.problems)
         if problems:

@@ -4,11 +4,12 @@ The twin's side: `run(...)` is the whole main of `python -m busyhour.emulators.<
 loopback, prints one line, `READY <url>` or `FAILED <sentence>`, and serves until SIGTERM or SIGINT. The paths below
 /_twin/ belong to the harness; everything else is the vendor's.
 
+    GET  /_twin             its name, and the outcomes it can be told to have
     GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
     PUT  /_twin/behaviour   change some of them; answers the new whole
     GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
 
-The harness's side: `TwinProcess` starts and stops it; `behaviour`, `behave` and `witnessed` speak to it.
+The harness's side: `TwinProcess` starts and stops it; `busyhour.admin` speaks to it.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ import struct
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
-import aiohttp
-import yarl
 from aiohttp import web
 
-from busyhour import processes
-from busyhour.clock import SystemClock
+from busyhour import admin, processes
 from busyhour.emulators.behaviour import Behaviour, Fate
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import JSON, Clock, Endpoint, Operation
+from busyhour.timers import PreciseClock, TimerAlarms
 
-ADMIN = "/_twin"
 WITNESSED_AT_MOST = 100_000
 """Rows kept between two drains; the oldest go first, and are counted."""
 BODY_BYTES_AT_MOST = 16 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
 """What a 429 asks the client to wait. Long enough to be seen, short enough for a test."""
-ADMIN_WITHIN_SECONDS = 10.0
 HANG_SECONDS = 3600.0
+_ARGUMENT_CHARACTERS_AT_MOST = 4_000
+"""Longer settings, such as measured delays, go by a file: Linux takes 128 KiB for one argument, and `ps` shows it."""
 
 
 # ---------------------------------------------------------------- inside the twin's process
@@ -92,11 +93,15 @@ class Twin:
     def application(self) -> web.Application:
         """A new application with the admin paths; the vendor's are added to it."""
         app = web.Application(client_max_size=BODY_BYTES_AT_MOST)
-        app.router.add_get(f"{ADMIN}/behaviour", self._get_behaviour)
-        app.router.add_put(f"{ADMIN}/behaviour", self._put_behaviour)
-        app.router.add_get(f"{ADMIN}/witnessed", self._get_witnessed)
-        app.router.add_route("*", ADMIN + "/{rest:.*}", self._unknown)
+        app.router.add_get(admin.ROOT, self._get_about)
+        app.router.add_get(f"{admin.ROOT}/behaviour", self._get_behaviour)
+        app.router.add_put(f"{admin.ROOT}/behaviour", self._put_behaviour)
+        app.router.add_get(f"{admin.ROOT}/witnessed", self._get_witnessed)
+        app.router.add_route("*", admin.ROOT + "/{rest:.*}", self._unknown)
         return app
+
+    async def _get_about(self, request: web.Request) -> web.Response:
+        return web.json_response({"name": self.name, "outcomes": sorted(self.behaviour.possible)})
 
     async def _get_behaviour(self, request: web.Request) -> web.Response:
         return web.json_response(self.as_json())
@@ -119,7 +124,7 @@ class Twin:
         return web.json_response({"operations": [asdict(row) for row in rows], "dropped": dropped})
 
     async def _unknown(self, request: web.Request) -> web.Response:
-        paths = f"GET and PUT {ADMIN}/behaviour, GET {ADMIN}/witnessed"
+        paths = f"GET {admin.ROOT}, GET and PUT {admin.ROOT}/behaviour, GET {admin.ROOT}/witnessed"
         return _refused(404, f"There is no {request.method} {request.path}; there are {paths}.")
 
 
@@ -214,18 +219,17 @@ Build = Callable[[Twin, Mapping[str, JSON]], web.Application]
 
 
 def run(build: Build, *, default: Behaviour, default_name: str, path: str = "", argv: Sequence[str]) -> int:
-    """The main of a twin's process: settings from the first argument, or from a line of standard input if it is "-".
+    """The main of a twin's process: settings from the first argument, from the file it names as "@FILE", or from a line
+    of standard input if it is "-".
 
     `build` makes the application of a Twin and the vendor's own settings (PlanError if those are wrong); `path` ends
     the printed URL. Returns the exit code: 0 after SIGTERM, else that of the error, whose sentence was printed.
     """
-    text = sys.stdin.readline() if list(argv) == ["-"] else "".join(argv[:1])
     try:
-        settings = Settings.parse(text, default_name)
-        twin = Twin(settings.name, default.changed(settings.behaviour), SystemClock())
-        app = build(twin, settings.more)
+        settings = Settings.parse(_settings_text("".join(argv[:1])), default_name)
+        behaviour = default.changed(settings.behaviour)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(app, settings.port, path))
+            runner.run(_serve(settings, behaviour, build, path))
     except OSError as problem:
         _say(f"FAILED {_bind_failure(settings.port, problem)}")
         return ServiceError.exit_code
@@ -233,6 +237,17 @@ def run(build: Build, *, default: Behaviour, default_name: str, path: str = "", 
         _say(f"FAILED {' '.join(problem.problems)}")
         return PlanError.exit_code
     return 0
+
+
+def _settings_text(argument: str) -> str:
+    if argument == "-":
+        return sys.stdin.readline()
+    if not argument.startswith("@"):
+        return argument
+    try:
+        return Path(argument[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise PlanError(f"The settings in {argument[1:]} cannot be read: {problem}.") from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -243,14 +258,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-async def _serve(app: web.Application, port: int, path: str) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, ended.set)
-    async with listening(app, port) as bound:
-        _say(f"READY http://127.0.0.1:{bound}{path}")
-        await ended.wait()
+async def _serve(settings: Settings, behaviour: Behaviour, build: Build, path: str) -> None:
+    with closing(TimerAlarms()) as alarms:
+        app = build(Twin(settings.name, behaviour, PreciseClock(alarms)), settings.more)
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, ended.set)
+        async with listening(app, settings.port) as bound:
+            _say(f"READY http://127.0.0.1:{bound}{path}")
+            await ended.wait()
 
 
 def _bind_failure(port: int, problem: OSError) -> str:
@@ -282,7 +299,6 @@ class TwinProcess:
     ) -> AsyncIterator[Endpoint]:
         """Start the twin, yield where it answers, end it. Raises ServiceError with the reason it gave."""
         settings = {"name": self.name, "port": port, "behaviour": behaviour.as_json(), "more": dict(more or {})}
-        argv = [sys.executable, "-m", self._module, json.dumps(settings)]
         url = ""
 
         async def ready(child: processes.Child) -> str:
@@ -292,11 +308,20 @@ class TwinProcess:
             if said != "READY":
                 raise ServiceError(f"{self.name} did not start: {rest if said == 'FAILED' else line}")
             url = rest
+            again = settings | {"port": urlsplit(url).port}  # started again it is found where it was
+            child.argv = [sys.executable, "-m", self._module, json.dumps(again)]
             return url
 
-        async with processes.child(argv, name=self.name, ready=ready) as child:
-            self._child = child
-            yield Endpoint(url, (child.pid,))
+        with TemporaryDirectory(prefix="busyhour-") as folder:
+            argv = [
+                sys.executable,
+                "-m",
+                self._module,
+                _as_argument(json.dumps(settings), Path(folder, "settings.json")),
+            ]
+            async with processes.child(argv, name=self.name, ready=ready) as child:
+                self._child = child
+                yield Endpoint(url, (child.pid,), child)
 
     def obituary(self) -> str | None:
         """How it died, None while it lives or was never started."""
@@ -304,56 +329,15 @@ class TwinProcess:
 
     async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
         """The operations since the last call. Raises ServiceError when the twin does not answer."""
-        return await witnessed(endpoint, self.name)
+        return await admin.witnessed(endpoint, self.name)
 
     async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Change some settings of the running twin; the new whole. Raises PlanError, ServiceError."""
-        return await behave(endpoint, change)
+        return await admin.behave(endpoint, change, self.name)
 
 
-async def behaviour(endpoint: Endpoint) -> Mapping[str, JSON]:
-    """The settings of a running twin and what it has served. Raises ServiceError."""
-    return await _admin("GET", endpoint, "behaviour")
-
-
-async def behave(endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """Change some settings of a running twin; the new whole. Raises PlanError if it refuses them, ServiceError."""
-    return await _admin("PUT", endpoint, "behaviour", change)
-
-
-async def witnessed(endpoint: Endpoint, name: str) -> Sequence[Operation]:
-    """Drain what a twin has witnessed; rows it had to drop are told by one operation of kind "witness"."""
-    answer = await _admin("GET", endpoint, "witnessed")
-    rows = [Operation(**row) for row in answer["operations"]]
-    if dropped := answer["dropped"]:
-        at_ns = rows[0].due_ns
-        rows.append(
-            Operation(
-                id=f"{name}/dropped/{at_ns}",
-                kind="witness",
-                phase="",
-                due_ns=at_ns,
-                outcome="dropped",
-                who=name,
-                detail={"count": dropped},
-            )
-        )
-    return rows
-
-
-async def _admin(method: str, endpoint: Endpoint, what: str, body: Mapping[str, JSON] | None = None) -> dict[str, Any]:
-    url = yarl.URL(endpoint.url).origin().with_path(f"{ADMIN}/{what}")
-    timeout = aiohttp.ClientTimeout(total=ADMIN_WITHIN_SECONDS)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, url, json=body) as response,
-        ):
-            answer: dict[str, Any] = await response.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
-        raise ServiceError(f"The twin at {endpoint.url} does not answer {method} {url.path}: {problem!r}.") from problem
-    if response.status == 400:
-        raise PlanError(str(answer["error"]))
-    if response.status != 200:
-        raise ServiceError(f"The twin at {endpoint.url} answered {response.status} to {method} {url.path}: {answer}.")
-    return answer
+def _as_argument(settings: str, path: Path) -> str:
+    if len(settings) <= _ARGUMENT_CHARACTERS_AT_MOST:
+        return settings
+    path.write_text(settings, encoding="utf-8")
+    return f"@{path}"

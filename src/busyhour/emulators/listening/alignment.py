@@ -99,8 +99,12 @@ class Alignment:
         self._by_band = np.ascontiguousarray(every.reshape(-1, BANDS).T)
         self._squares: Floats = (every**2).sum(axis=2)
         self._ramp = np.arange(longest + 1, dtype=np.float32) * np.float32(SKIPPED)
-        # Column 0 and row 0 are "nothing aligned yet": a path may begin anywhere with a score of 0.
-        self._scores: Floats = np.zeros((128, len(references), longest + 1), np.float32)
+        # Scores are kept with the ramp added: a frame of the reference left out costs nothing there, and the best over
+        # any number of them is a running maximum. Column 0 and row 0 are "nothing aligned yet": a path may begin
+        # anywhere with a score of 0.
+        self._scores: Floats = np.empty((128, len(references), longest + 1), np.float32)
+        self._scores[0] = self._ramp
+        self._spare: Floats = np.empty((len(references), longest + 1), np.float32)
         self._rows = 1
         self._best = (0.0, 0, 0, 0)  # score, row, reference, column
 
@@ -120,24 +124,26 @@ class Alignment:
         if not len(features):
             return
         gains = self._gains(features, empty)
+        gains += np.float32(SKIPPED)  # a step along the ramp
         while self._rows + len(features) > len(self._scores):
-            self._scores = np.concatenate([self._scores, np.zeros_like(self._scores)])
-        before = self._scores[self._rows - 1]
+            self._scores = np.concatenate([self._scores, np.empty_like(self._scores)])
+        first = self._rows
+        before = self._scores[first - 1]
         for gain in gains:
             row = self._scores[self._rows]
-            np.add(before[:, :-1], gain, out=row[:, 1:])
-            np.maximum(row, before - np.float32(SKIPPED), out=row)
-            np.maximum(row, 0, out=row)
-            # Frames of the reference may be left out, any number of them: a running maximum against the cost's ramp.
-            row += self._ramp
+            np.subtract(before, np.float32(SKIPPED), out=self._spare)
+            np.maximum(self._spare, self._ramp, out=row)
+            np.add(before[:, :-1], gain, out=self._spare[:, 1:])
+            np.maximum(row[:, 1:], self._spare[:, 1:], out=row[:, 1:])
             np.maximum.accumulate(row, axis=1, out=row)
-            row -= self._ramp
-            top = int(row.argmax())
-            score = float(row.flat[top])
-            if score > self._best[0]:
-                self._best = (score, self._rows, *divmod(top, row.shape[1]))
             before = row
             self._rows += 1
+        fresh = self._scores[first : self._rows] - self._ramp
+        top = int(fresh.argmax())
+        score = float(fresh.reshape(-1)[top])
+        if score > self._best[0]:
+            after, place = divmod(top, fresh[0].size)
+            self._best = (score, first + after, *divmod(place, fresh.shape[2]))
 
     def _gains(self, features: Floats, empty: Flags) -> Floats:
         """What each frame of the stream scores against each of each reference: rows x references x frames."""
@@ -158,7 +164,7 @@ class Alignment:
         if score <= 0:
             return None
         pairs: list[tuple[int, int, float]] = []
-        scores = self._scores[:, index]
+        scores = self._scores[: row + 1, index] - self._ramp
         while row > 0 and column > 0 and (here := float(scores[row, column])) > 0:
             left, up = float(scores[row, column - 1]), float(scores[row - 1, column])
             if abs(here - (left - SKIPPED)) < 1e-3:

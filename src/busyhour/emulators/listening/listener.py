@@ -24,7 +24,7 @@ from busyhour.emulators.listening.spectra import (
 )
 from busyhour.model import Samples
 
-SHORTLIST = 4
+SHORTLIST = 3
 """References aligned at once."""
 ONSET, ONSET_OF = 3, 5
 """Speech has begun when three frames of five are active: a click is shorter."""
@@ -34,8 +34,8 @@ SHORTEST_PAUSE = 16
 """Frames: a plosive in mid-word is silent for up to 150 ms, and no setting may split words."""
 BREATH, BREATH_AFTER = 20, 300
 """Without endpointing a segment ends at a pause of 200 ms once it is 3 s long."""
-LONGEST = 1500
-"""Frames after which a segment ends come what may."""
+LULLS = ((1000, 12), (1250, 6), (1500, 0))
+"""A segment of so many frames ends at the next stretch of so many without sound."""
 STEP = 10
 """Frames taken at once when a client sends audio in long pieces."""
 
@@ -133,6 +133,16 @@ class Listener:
         self._sound.look(ahead=True)
         return self._ended(self._heard)
 
+    def so_far(self) -> Transcript:
+        """What a flush would give now, without ending the segment."""
+        words = self._search.read(final=True) if self._speech is not None else ()
+        return self._transcript(self._heard, words)
+
+    @property
+    def quiet(self) -> int | None:
+        """Samples since the segment last sounded; None before anything does."""
+        return None if self._speech is None else max(0, self._heard - self._spectra.middle(self._speech[1]))
+
     @property
     def untold(self) -> int:
         """Samples that came after the last final."""
@@ -150,7 +160,7 @@ class Listener:
                 elif self._is_over(frame):
                     paused = self._pause is not None
                     events.append(Final(self._ended(self._spectra.middle(frame)), paused))
-                if self._speech is not None and frame - self._sound.first >= LONGEST:
+                if self._speech is not None and self._is_long(frame):
                     events.append(Final(self._ended(self._spectra.middle(frame)), False))
             else:
                 self._await_onset(frame, sounds, events)
@@ -177,6 +187,11 @@ class Listener:
         if self._pause is not None:
             return frame - last >= self._pause
         return frame - last >= BREATH and frame - began >= BREATH_AFTER
+
+    def _is_long(self, frame: int) -> bool:
+        assert self._speech is not None
+        length, lull = frame - self._sound.first, frame - self._speech[1]
+        return any(length >= at_least and lull >= needed for at_least, needed in LULLS)
 
     def _ended(self, until: int) -> Transcript:
         words = self._search.read(final=True) if self._speech is not None else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,8 +28,10 @@ from busyhour.emulators.listening.spectra import (
 )
 from busyhour.model import Audio, Word
 
-PATCH, PATCH_HOP = 30, 10
-"""Frames in a patch, and from one to the next."""
+PATCH, PATCH_HOP, REFERENCE_HOP = 30, 10, 2
+"""Frames in a patch, and from one to the next, in a stream and in a reference."""
+LONGEST_PART, SHORTEST_PART = 600, 200
+"""Frames: a longer utterance is cut in parts, at its longest pauses, so that what an alignment costs has a limit."""
 TERMS = (6, 8)
 """Terms of the cosine transform that are kept: in time, in frequency."""
 PATCH_SCALE = 160.0
@@ -48,7 +51,7 @@ class ReferenceWord:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """One utterance: its features, which of its frames sound, and its words by frame."""
+    """One utterance, or a part of a long one: its features, which of its frames sound, and its words by frame."""
 
     name: str
     features: Floats
@@ -60,9 +63,9 @@ class Vocabulary:
     """The references of a process: computed once, shared by all its streams, never changed."""
 
     def __init__(self, utterances: Iterable[Audio]) -> None:
-        self.references: Sequence[Reference] = [_reference(audio) for audio in utterances]
+        self.references: Sequence[Reference] = [part for audio in utterances for part in _parts(_reference(audio))]
         self._basis = _cosines()
-        patches = [self.patches(reference.features, 1) for reference in self.references]
+        patches = [self.patches(reference.features, REFERENCE_HOP) for reference in self.references]
         self._first = np.cumsum([0, *(len(p) for p in patches[:-1])], dtype=np.intp)
         together = np.concatenate(patches) if patches else np.zeros((0, TERMS[0] * TERMS[1]), np.float32)
         self._patches = np.ascontiguousarray(together.T)
@@ -103,6 +106,34 @@ def _reference(audio: Audio) -> Reference:
         for word in _words(audio)
     )
     return Reference(audio.name, features, sounding, words)
+
+
+def _parts(whole: Reference) -> list[Reference]:
+    """The reference, or if it is long its parts, one beginning where the other ends: between two words."""
+    parts: list[Reference] = []
+    first, words = 0, list(whole.words)
+    while len(whole.features) - first > LONGEST_PART:
+        gaps = [
+            (after.first - before.last, (before.last + after.first) // 2)
+            for before, after in pairwise(words)
+            if first + SHORTEST_PART <= (before.last + after.first) // 2 <= first + LONGEST_PART
+        ]
+        if not gaps:
+            break
+        cut = max(gaps)[1]
+        parts.append(_part(whole, len(parts), first, cut))
+        words = [word for word in words if word.first >= cut]
+        first = cut
+    return [*parts, _part(whole, len(parts), first, len(whole.features))] if parts else [whole]
+
+
+def _part(whole: Reference, number: int, first: int, last: int) -> Reference:
+    words = tuple(
+        ReferenceWord(word.text, word.first - first, min(word.last, last) - first)
+        for word in whole.words
+        if first <= word.first < last
+    )
+    return Reference(f"{whole.name}/{number}", whole.features[first:last], whole.sounding[first:last], words)
 
 
 def _words(audio: Audio) -> Sequence[Word]:

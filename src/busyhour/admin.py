@@ -1,0 +1,93 @@
+"""The admin paths of a twin, from outside: what it is told to do, what it has served, what it has witnessed.
+
+GET  /_twin             its name, and the outcomes it can be told to have
+GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
+PUT  /_twin/behaviour   change some of them; answers the new whole
+GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import yarl
+
+from busyhour.errors import PlanError, ServiceError
+from busyhour.model import JSON, Endpoint, Operation
+
+ROOT = "/_twin"
+WITHIN_SECONDS = 10.0
+
+
+async def about(endpoint: Endpoint, service: str = "the twin") -> dict[str, Any]:
+    """{"name": ..., "outcomes": [those it can be told to have]}. Raises ServiceError."""
+    answer = await _ask("GET", endpoint, "", service)
+    if not isinstance(answer.get("name"), str) or not isinstance(answer.get("outcomes"), list):
+        raise _no_twin(service, endpoint, 200)
+    return answer
+
+
+async def behaviour(endpoint: Endpoint, service: str = "the twin") -> dict[str, Any]:
+    """The settings of a running twin and what it has served. Raises ServiceError."""
+    return _behaviour(await _ask("GET", endpoint, "/behaviour", service), endpoint, service)
+
+
+async def behave(endpoint: Endpoint, change: Mapping[str, JSON], service: str = "the twin") -> dict[str, Any]:
+    """Change some settings of a running twin; the new whole. Raises PlanError if it refuses them, ServiceError."""
+    return _behaviour(await _ask("PUT", endpoint, "/behaviour", service, change), endpoint, service)
+
+
+async def witnessed(endpoint: Endpoint, service: str) -> Sequence[Operation]:
+    """Drain what a twin has witnessed; rows it had to drop are told by one operation of kind "witness"."""
+    answer = await _ask("GET", endpoint, "/witnessed", service)
+    try:
+        rows = [Operation(**row) for row in answer["operations"]]
+        dropped = answer["dropped"]
+    except (KeyError, TypeError):
+        raise _no_twin(service, endpoint, 200) from None
+    if dropped:
+        at_ns = rows[0].due_ns
+        rows.append(
+            Operation(
+                id=f"{service}/dropped/{at_ns}",
+                kind="witness",
+                phase="",
+                due_ns=at_ns,
+                outcome="dropped",
+                who=service,
+                detail={"count": dropped},
+            )
+        )
+    return rows
+
+
+async def _ask(
+    method: str, endpoint: Endpoint, path: str, service: str, body: Mapping[str, JSON] | None = None
+) -> dict[str, Any]:
+    try:
+        url = yarl.URL(endpoint.url).origin().with_path(ROOT + path)
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_SECONDS)) as session,
+            session.request(method, url, json=body) as response,
+        ):
+            status, answer = response.status, await response.json(content_type=None)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+        words = str(problem) or type(problem).__name__
+        raise ServiceError(f"{service} does not answer {method} {ROOT}{path} at {endpoint.url}: {words}") from None
+    if status == 400 and isinstance(answer, dict) and "error" in answer:
+        raise PlanError(f"{service} refuses the behaviour {body}: {answer['error']}")
+    if status != 200 or not isinstance(answer, dict):
+        raise _no_twin(service, endpoint, status)
+    return answer
+
+
+def _behaviour(answer: dict[str, Any], endpoint: Endpoint, service: str) -> dict[str, Any]:
+    if not isinstance(answer.get("outcomes"), dict) or not isinstance(answer.get("served"), dict):
+        raise _no_twin(service, endpoint, 200)
+    return answer
+
+
+def _no_twin(service: str, endpoint: Endpoint, status: int) -> ServiceError:
+    return ServiceError(f"{service} at {endpoint.url} is no twin whose behaviour can be changed: {status}")

@@ -1,0 +1,166 @@
+"""`busyhour emulate`: one vendor's twin in the foreground, until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import yarl
+
+from busyhour import admin
+from busyhour.clock import SystemClock
+from busyhour.emulate import flags
+from busyhour.emulate.vendors import VENDORS, Emulator, Vendor, vendor
+from busyhour.emulators.behaviour import latency_from_json
+from busyhour.emulators.profile import read
+from busyhour.errors import PlanError, ServiceError
+from busyhour.model import JSON, SECOND, Endpoint
+
+EXAMPLE = "busyhour emulate openai --port 8001 --first-token lognormal:350ms,0.4 --fail 2%:429"
+_NEVER_BY_SET = ("name", "port", "outcomes")
+_LOOK_SECONDS = 0.2
+
+
+def emulate(argv: Sequence[str], out: TextIO) -> int:
+    """`argv`: the vendor, then the flags of its twin. Serves until Ctrl-C or SIGTERM, then 0.
+
+    Raises PlanError for a vendor, flag or setting that cannot be, ServiceError when the twin cannot start or dies.
+    """
+    if not argv or argv[0].startswith("-"):
+        raise PlanError(f"which vendor? Give its name first, one of {', '.join(VENDORS)}, like: {EXAMPLE}")
+    chosen = vendor(argv[0])
+    default = chosen.make()
+    behaviour = default._behaviour.as_json()
+    parser = _parser(chosen, default, behaviour)
+    arguments = parser.parse_args(argv[1:])
+    if not 0 <= arguments.port <= 65535:
+        raise PlanError(f"--port {arguments.port}: a port is from 0 (any free one) to 65535")
+    if not 0 < arguments.every <= 86_400:
+        raise PlanError(f"--every {arguments.every:g}: give a number of seconds above 0, up to a day")
+    settings: dict[str, object] = {"name": chosen.name, "port": arguments.port}
+    if arguments.profile is not None:
+        settings |= _from_profile(chosen, Path(arguments.profile))
+    settings |= _set(chosen, arguments.set)
+    for name, value in flags.change(arguments, behaviour).items():
+        settings[name] = (
+            latency_from_json(value, name) if isinstance(behaviour[name], Mapping) and name != "outcomes" else value
+        )
+    return asyncio.run(_serve(chosen, chosen.make(**settings), arguments.every, out))
+
+
+def _parser(chosen: Vendor, default: Emulator, behaviour: Mapping[str, JSON]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"busyhour emulate {chosen.name}",
+        description=f"Serve a twin of {chosen.name} on 127.0.0.1 until Ctrl-C.",
+        epilog=f"example:\n  {EXAMPLE if chosen.name == 'openai' else f'busyhour emulate {chosen.name} --port 8001'}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1 (default 0: any free one)")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="tell what it served (default 5)")
+    parser.add_argument("--profile", metavar="FILE", help="behave as `busyhour learn` saw the vendor behave")
+    more = [name for name in chosen.settings() if name not in (*behaviour, *_NEVER_BY_SET)]
+    help_ = f"another setting of the twin's ({', '.join(more)}); may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help_)
+    flags.add(parser, behaviour, sorted(default._behaviour.possible))
+    return parser
+
+
+def _from_profile(chosen: Vendor, path: Path) -> dict[str, object]:
+    settings = read(path, chosen.name).settings()
+    if strange := sorted(settings.keys() - chosen.settings().keys()):
+        raise PlanError(f"{path}: it sets {', '.join(strange)}, which {chosen.twin} does not have; learn it again")
+    return settings
+
+
+def _set(chosen: Vendor, texts: Sequence[str]) -> dict[str, object]:
+    known = [name for name in chosen.settings() if name not in _NEVER_BY_SET]
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise PlanError(f"--set {text:.80}: write it as NAME=VALUE, with a name of {', '.join(known)}")
+        if "str" in str(chosen.settings()[name]).split("["):  # a text stays a text, were it a number or JSON
+            found[name] = value
+            continue
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            parsed = value
+        found[name] = latency_from_json(parsed, name) if "Latency" in str(chosen.settings()[name]) else parsed
+    return found
+
+
+async def _serve(chosen: Vendor, twin: Emulator, every_seconds: float, out: TextIO) -> int:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, ended.set)
+    async with twin.running({}) as endpoint:
+        origin = str(yarl.URL(endpoint.url).origin())
+        told = await admin.behaviour(endpoint, twin.name)
+        out.writelines(f"{line}\n" for line in _banner(chosen, origin, endpoint.url, told))
+        out.flush()
+        served = await _watch(twin, endpoint, every_seconds, ended, out)
+    out.write(f"\n{chosen.name} has ended; it served {counted(served)}\n")
+    return 0
+
+
+def _banner(chosen: Vendor, origin: str, url: str, behaviour: Mapping[str, JSON]) -> list[str]:
+    change = json.dumps({"outcomes": {"http_503": 1}})
+    return [
+        f"{chosen.name} answers at {url} (Ctrl-C ends it) and behaves like this:",
+        *flags.shown(behaviour),
+        "point your agent at it:",
+        *(f"  {line}" for line in chosen.pointed_at(origin)),
+        "change it while it runs:",
+        f"  busyhour behave {origin} --fail 100%:503",
+        f"  curl -X PUT {origin}{admin.ROOT}/behaviour -d '{change}'",
+        "",
+    ]
+
+
+async def _watch(
+    twin: Emulator, endpoint: Endpoint, every_seconds: float, ended: asyncio.Event, out: TextIO
+) -> Mapping[str, int]:
+    """Tell what was served, when there is news, until the end; returns the whole. Raises ServiceError if it dies."""
+    clock = SystemClock()
+    began_ns = told_ns = clock.now_ns()
+    told: Mapping[str, int] = {}
+    while True:
+        over = await within(ended, min(_LOOK_SECONDS, every_seconds))
+        if died := twin.obituary():
+            raise ServiceError(died)
+        if not over and clock.now_ns() - told_ns < every_seconds * SECOND:
+            continue
+        served: Mapping[str, int] = (await admin.behaviour(endpoint, twin.name))["served"]
+        if over:
+            return served
+        told_ns = clock.now_ns()
+        news = {outcome: count - told.get(outcome, 0) for outcome, count in served.items()}
+        if any(news.values()):
+            out.write(f"{(told_ns - began_ns) / SECOND:8.1f} s  served {counted(news)}\n")
+            out.flush()
+        told = served
+
+
+async def within(ended: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, so long; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def counted(served: Mapping[str, int]) -> str:
+    """ "15 requests: 14 ok, 1 http_429"."""
+    every = sum(served.values())
+    parts = [f"{count} {outcome}" for outcome, count in sorted(served.items(), key=lambda pair: -pair[1]) if count]
+    return f"{every} request{'' if every == 1 else 's'}" + (f": {', '.join(parts)}" if parts else "")

@@ -1,0 +1,19 @@
+"""`python -m busyhour.emulators.cartesia '<json settings>'`: see twin.run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from busyhour.emulators.cartesia import Cartesia
+from busyhour.emulators.cartesia.api import application
+from busyhour.emulators.twin import run
+
+
+def main(argv: Sequence[str]) -> int:
+    default = Cartesia()
+    return run(application, default=default._behaviour, default_name=default.name, argv=argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

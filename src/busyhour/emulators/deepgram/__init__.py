@@ -1,0 +1,88 @@
+"""Deepgram's live transcription by a twin that listens: nova on /v1/listen, and Flux, which knows turns, on /v2/listen.
+
+It knows some utterances, and them by ear. Source: Deepgram's documentation and captures of its wire; judged by the
+official `deepgram` SDK. Interim results leave `interim` after the audio that brought them, finals (and the ends of
+turns) `final` after the pause, the Finalize or the confidence that ended them. Audio in containers and pre-recorded
+audio are not transcribed.
+
+Decided where the documentation leaves it open, of nova: an empty binary message closes the stream like CloseStream (it
+once was the way to do so); KeepAlive keeps a stream open only once audio has come; Finalize is not answered when less
+than 100 ms of audio is left over; its answer has speech_final. Of Flux: see `turns`.
+
+Outcomes beside the http_ ones, which befall connections, as does quota (402, ASR_PAYMENT_REQUIRED); these befall
+utterances, when their speech begins (in Flux: turns, when they do):
+    no_final    interim results, but never a final (an EndOfTurn)
+    late_final  the final is `late` later than it would be
+    error       an error message, and the connection is closed with code 1011
+    hang        the connection stays open, and nothing is ever sent on it again
+    reset       the connection breaks
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from busyhour.emulators.behaviour import COMMON_OUTCOMES, Behaviour, Constant, Latency
+from busyhour.emulators.deepgram.knowledge import write
+from busyhour.emulators.twin import TwinProcess
+from busyhour.model import JSON, Audio, Endpoint, Operation
+
+OUTCOMES = (*COMMON_OUTCOMES, "no_final", "late_final", "error", "quota")
+
+
+@dataclass(kw_only=True, eq=False)
+class Deepgram:
+    """A twin of the Deepgram API as a Service, at http://127.0.0.1:PORT (clients swap the scheme to ws).
+
+    final: from the end of an utterance (its pause heard, or Finalize) to its final result; interim: from the sound of
+    a word to the interim result with it; late: what late_final adds. idle_seconds: without a message for so long the
+    twin closes the stream (NET-0001). outcomes: shares, by name (see OUTCOMES). utterances: what it knows; None is all
+    that are shipped. api_key: the one that is accepted, "" for any. Raises PlanError for impossible settings.
+    """
+
+    name: str = "stt"
+    final: Latency = field(default_factory=lambda: Constant(80))
+    interim: Latency = field(default_factory=lambda: Constant(150))
+    late: Latency = field(default_factory=lambda: Constant(3000))
+    idle_seconds: float = 10.0
+    outcomes: Mapping[str, float] = field(default_factory=dict)
+    utterances: Sequence[Audio] | None = None
+    api_key: str = ""
+    seed: int = 1
+    port: int = 0
+    _behaviour: Behaviour = field(init=False, repr=False)
+    _process: TwinProcess = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._behaviour = Behaviour(
+            possible=OUTCOMES,
+            latencies={"final": self.final, "interim": self.interim, "late": self.late},
+            numbers={"idle_seconds": self.idle_seconds},
+            outcomes=self.outcomes,
+            seed=self.seed,
+        )
+        self._process = TwinProcess(name=self.name, module="busyhour.emulators.deepgram")
+
+    @asynccontextmanager
+    async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
+        with TemporaryDirectory(prefix="busyhour-") as folder:
+            more: dict[str, JSON] = {"api_key": self.api_key}
+            if self.utterances is not None:
+                path = Path(folder, "utterances.jsonl")
+                write(self.utterances, path)
+                more["utterances"] = str(path)
+            async with self._process.running(port=self.port, behaviour=self._behaviour, more=more) as endpoint:
+                yield endpoint
+
+    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
+        return await self._process.witnessed(endpoint)
+
+    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        return await self._process.behave(endpoint, change)
+
+    def obituary(self) -> str | None:
+        return self._process.obituary()

@@ -1,0 +1,113 @@
+"""What has been learned so far: delays, shares, numbers; bounded, whatever the length of the lesson."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from statistics import median
+
+from busyhour.emulators.behaviour import LONGEST_MS
+from busyhour.emulators.profile import Profile, measured_latency
+from busyhour.model import MS
+
+KEPT_AT_MOST = 20_000
+_HTTP = "http_"
+
+
+class Reservoir:
+    """At most 20,000 of all the values given, each as likely to be kept (Vitter's algorithm R, seeded)."""
+
+    def __init__(self, seed: str) -> None:
+        self.values: list[float] = []
+        self.given = 0
+        self._random = Random(seed)
+
+    def add(self, value: float) -> None:
+        self.given += 1
+        if len(self.values) < KEPT_AT_MOST:
+            self.values.append(value)
+        elif (place := self._random.randrange(self.given)) < KEPT_AT_MOST:
+            self.values[place] = value
+
+
+class Lessons:
+    """`finished`: requests, contexts or utterances that came to an end, good or bad.
+
+    Outcomes are shares of what they can befall, as a twin draws them: a status befalls requests and connections, all
+    others requests and what is asked inside a connection.
+    """
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self._delays: dict[str, Reservoir] = {}
+        self._numbers: dict[str, Reservoir] = {}
+        self._met: Counter[str] = Counter()
+        self._doors = 0
+        self._works = 0
+
+    @property
+    def delays(self) -> Mapping[str, Sequence[float]]:
+        """In milliseconds."""
+        return {name: kept.values for name, kept in self._delays.items()}
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        return self._met
+
+    def delay(self, name: str, ns: int) -> None:
+        """A latency was measured. What is below zero came before it could be due, and is 0."""
+        kept = self._delays.setdefault(name, Reservoir(name))
+        kept.add(min(max(ns, 0) / MS, LONGEST_MS))
+
+    def number(self, name: str, value: float) -> None:
+        self._numbers.setdefault(name, Reservoir(name)).add(value)
+
+    def request(self) -> None:
+        """An HTTP request that asks for what is learned."""
+        self._doors += 1
+        self._works += 1
+
+    def connection(self, status: int) -> None:
+        """A WebSocket was asked for, and answered with that status."""
+        self._doors += 1
+        if outcome := outcome_of(status):
+            self.met(outcome)
+            self.finished += 1
+
+    def work(self) -> None:
+        """Something was asked inside a connection."""
+        self._works += 1
+
+    def met(self, outcome: str) -> None:
+        self._met[outcome] += 1
+
+    def profile(self, *, vendor: str, upstream: str, learned: str) -> Profile | None:
+        """None if nothing was learned."""
+        if not self._works and not self._doors:
+            return None
+        outcomes = {
+            outcome: round(min(1.0, count / max(1, self._doors if outcome.startswith(_HTTP) else self._works)), 6)
+            for outcome, count in sorted(self._met.items())
+        }
+        # Statuses and the rest are shares of different wholes: together they can be more than 1, and a twin takes 1.
+        scale = max(1.0, sum(outcomes.values()))
+        return Profile(
+            vendor=vendor,
+            learned=learned,
+            upstream=upstream,
+            requests=self._works,
+            latencies={name: measured_latency(kept.values) for name, kept in sorted(self._delays.items())},
+            measured={name: kept.given for name, kept in self._delays.items()},
+            numbers={name: round(median(kept.values), 3) for name, kept in sorted(self._numbers.items())},
+            outcomes={outcome: share / scale for outcome, share in outcomes.items()},
+        )
+
+
+def outcome_of(status: int) -> str:
+    """What a twin calls a status; "" for one that the vendor is not to blame for (a 400, a wrong key)."""
+    if status == 429:
+        return "http_429"
+    if status in (502, 503, 504, 529):  # of a gateway, and Anthropic's "overloaded"
+        return "http_503"
+    return "http_500" if status >= 500 else ""

@@ -1,0 +1,340 @@
+"""The vendors' twins from the command line: how latencies and failures are written, `emulate` and `behave`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from busyhour import emulators
+from busyhour.emulate import behave, serve
+from busyhour.emulate.grammar import latency, latency_text, share, share_text
+from busyhour.emulate.serve import counted
+from busyhour.emulate.vendors import VENDORS
+from busyhour.emulators import Constant, Empirical, LogNormal
+from busyhour.emulators.behaviour import Latency
+from busyhour.emulators.profile import Profile
+from busyhour.errors import PlanError, ServiceError
+
+# ---------------------------------------------------------------- latencies and shares
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("350", Constant(350)),
+        ("350ms", Constant(350)),
+        ("0", Constant(0)),
+        ("1.5s", Constant(1500)),
+        ("constant:80ms", Constant(80)),
+        ("lognormal:350ms,0.4", LogNormal(350, 0.4)),
+        ("lognormal:0.35s, .4", LogNormal(350, 0.4)),
+    ],
+)
+def test_a_latency_is_read(text: str, meant: Latency) -> None:
+    assert latency(text, "--first-token") == meant
+    assert latency(latency_text(meant.as_json()), "--first-token") == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "--first-token : no time; write it as 350ms, lognormal:350ms,0.4 or empirical:FILE"),
+        ("soon", "--first-token soon: no time"),
+        ("350us", "no time"),
+        ("nan", "no time"),
+        ("-1ms", "--first-token: Constant: ms is -1.0; it must be a number of ms from 0"),
+        ("2h", "no time"),
+        ("7200s", "must be a number of ms from 0 to 3.6e+06"),
+        ("normal:350ms,20", "'normal' is no distribution; write it as"),
+        ("lognormal:350ms", "a log-normal has a median and a sigma, like lognormal:350ms,0.4"),
+        ("lognormal:350ms,x", "a log-normal has a median and a sigma"),
+        ("lognormal:0ms,0.4", "a log-normal delay is positive, use Constant(0)"),
+        ("lognormal:350ms,9", "sigma is 9.0; it must be a number from 0 to 5"),
+        ("empirical:/nowhere/x", "--first-token: /nowhere/x cannot be read: No such file or directory"),
+    ],
+)
+def test_an_impossible_latency_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        latency(text, "--first-token")
+    assert sentence in str(refused.value)
+    assert len(refused.value.problems) == 1
+
+
+def test_measured_delays_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "delays"
+    path.write_text("120\n\n90.5ms\n1s\n")
+    assert latency(f"empirical:{path}", "--final") == Empirical([90.5, 120, 1000])
+    path.write_text("\n".join(str(ms) for ms in range(100_000)))
+    many = latency(f"empirical:{path}", "--final")
+    assert isinstance(many, Empirical)
+    assert (len(many.ms), many.ms[0], many.ms[-1]) == (1000, 50, 99950)  # evenly spaced, and small enough to hand on
+    assert latency_text(many.as_json()) == "empirical, 1000 delays: p50 5e+04 ms, p95 9.5e+04 ms"
+
+
+@pytest.mark.parametrize(
+    ("octets", "sentence"),
+    [
+        (b"", "has no number in it"),
+        (b"12\nsoon\n", "line 2: soon: no time"),
+        (b"\xff\xfe", "is no text"),
+        (b"12\n-1\n", "line 2:"),
+    ],
+)
+def test_a_file_without_delays_is_one_sentence(tmp_path: Path, octets: bytes, sentence: str) -> None:
+    (tmp_path / "x").write_bytes(octets)
+    with pytest.raises(PlanError, match=sentence):
+        latency(f"empirical:{tmp_path / 'x'}", "--final")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2%:429", ("http_429", 0.02)),
+        ("0.02:http_429", ("http_429", 0.02)),
+        ("1%:no_token", ("no_token", 0.01)),
+        ("100%:hang", ("hang", 1.0)),
+        ("0:reset", ("reset", 0.0)),
+    ],
+)
+def test_a_share_is_read(text: str, meant: tuple[str, float]) -> None:
+    assert share(text) == meant
+    assert share(share_text(*meant)) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("429", "--fail 429: write it as a share and an outcome, like 2%:429, 0.02:http_429 or 1%:no_token"),
+        ("429:2%", "429 is no share of all requests, 0% to 100%"),
+        ("2:429", "2 is no share of all requests, 0% to 100%; did you mean 2%?"),
+        ("120%:429", "120% is no share"),
+        ("-1%:429", "-1% is no share"),
+        ("nan:429", "write it as a share"),
+        ("2%:404", "a twin answers with the statuses 401, 429, 500, 503, not with 404"),
+        ("2%:", "write it as a share"),
+    ],
+)
+def test_an_impossible_share_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        share(text)
+    assert sentence in str(refused.value)
+
+
+# ---------------------------------------------------------------- the vendors
+
+
+def test_every_twin_that_is_exported_can_be_emulated() -> None:
+    services = {name for name in emulators.__all__ if hasattr(getattr(emulators, name), "witnessed")}
+    assert services == {vendor.twin for vendor in VENDORS.values()}
+    assert all(name == vendor.twin.lower() for name, vendor in VENDORS.items()), "a profile is found by that name"
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_the_flags_of_every_vendor_are_its_latencies(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        serve.emulate([name, "--help"], sys.stdout)
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    behaviour = VENDORS[name].make()._behaviour
+    assert behaviour.latencies
+    for setting in (*behaviour.latencies, *behaviour.numbers, *behaviour.switches):
+        assert f"--{setting.replace('_', '-')} " in told
+    assert f"example:\n  busyhour emulate {name} --port 8001" in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "which vendor? Give its name first, one of openai, "),
+        (["--port", "1"], "which vendor?"),
+        (["opnai"], "there is no twin of 'opnai'; known are openai, anthropic, "),
+        (["openai", "--port", "70000"], "--port 70000: a port is from 0 (any free one) to 65535"),
+        (["openai", "--every", "0"], "--every 0: give a number of seconds above 0"),
+        (["openai", "--first-token", "soon"], "--first-token soon: no time"),
+        (["openai", "--fail", "60%:429", "--fail", "50%:503"], "the shares of the outcomes add up to 1.1"),
+        (["openai", "--fail", "6%:429", "--fail", "5%:429"], "http_429 is given twice"),
+        (["openai", "--fail", "none", "--fail", "5%:429"], "--fail none stands alone"),
+        (["openai", "--fail", "1%:zero_audio"], "outcome 'zero_audio' is unknown here; possible are "),
+        (["openai", "--set", "models"], "--set models: write it as NAME=VALUE, with a name of "),
+        (["openai", "--set", "port=3"], "--set port=3: write it as NAME=VALUE"),
+        (["cartesia", "--realtime-factor", "fast"], "--realtime-factor fast: no number"),
+        (["cartesia", "--realtime-factor", "0"], "realtime_factor is 0.0; it must be a positive number"),
+        (["openai", "--profile", "/nowhere.json"], "/nowhere.json: the profile cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_emulated_is_one_sentence(argv: Sequence[str], sentence: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        serve.emulate(argv, io.StringIO())
+    assert sentence in str(refused.value)
+    assert len(refused.value.problems) == 1
+
+
+def test_a_used_port_is_one_sentence() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"Port {port} of 127.0.0.1 cannot be had"):
+            serve.emulate(["openai", "--port", str(port)], io.StringIO())
+
+
+# ---------------------------------------------------------------- in the foreground
+
+
+class Foreground:
+    """`busyhour emulate` in a process of its own, and what it has printed so far."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, words: str) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(15):
+            while line := (await self.process.stdout.readline()).decode():
+                self.lines.append(line.rstrip())
+                if words in line:
+                    return line.rstrip()
+        assert self.process.stderr is not None
+        pytest.fail(f"it never said {words!r}: {self.lines} {(await self.process.stderr.read()).decode()}")
+
+    async def end(self, sign: signal.Signals) -> tuple[int | None, str]:
+        self.process.send_signal(sign)
+        out, err = await asyncio.wait_for(self.process.communicate(), 15)
+        assert err == b""
+        return self.process.returncode, out.decode()
+
+
+@asynccontextmanager
+async def foreground(*argv: str) -> AsyncIterator[Foreground]:
+    command = (sys.executable, "-m", "busyhour", *argv)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    try:
+        yield Foreground(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def ask(origin: str) -> int:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{origin}/v1/chat/completions", json=body, headers={"Authorization": "Bearer x"}) as answer,
+    ):
+        await answer.read()
+        return answer.status
+
+
+async def changed(*argv: str) -> str:
+    out = io.StringIO()
+    assert await asyncio.to_thread(behave.behave, argv, out) == 0
+    return out.getvalue()
+
+
+async def test_a_twin_is_served_changed_and_ended() -> None:
+    settings = ("--first-token", "lognormal:1ms,0.4", "--between-tokens", "0", "--every", "0.1", "--seed", "7")
+    async with foreground("emulate", "openai", *settings, "--set", 'models=["m"]') as shown:
+        origin = (await shown.until("answers at")).split()[3].removesuffix("/v1")
+        await shown.until("curl")
+        assert f"  export OPENAI_BASE_URL={origin}/v1" in shown.lines
+        assert "  --first-token     lognormal:1ms,0.4" in shown.lines
+        assert "  --fail            none" in shown.lines
+        assert f"  busyhour behave {origin} --fail 100%:503" in shown.lines
+
+        assert await ask(origin) == 200
+        assert (await shown.until("served")).endswith("s  served 1 request: 1 ok")
+
+        told = await changed(origin, "--fail", "100%:503", "--between-tokens", "2ms")
+        assert told.startswith(f"openai at {origin} now behaves like this:\n")
+        assert "  --between-tokens  2ms\n" in told
+        assert "  --fail            100%:503\n" in told
+        assert [await ask(origin), await ask(origin)] == [503, 503]
+
+        told = await changed(origin)
+        assert told.startswith(f"openai at {origin} behaves like this:\n")
+        assert "it has served 3 requests: 2 http_503, 1 ok; it can be told to fail with hang, " in told
+
+        assert "--fail            none" in await changed(origin, "--fail", "none")
+        assert await ask(origin) == 200
+        code, rest = await shown.end(signal.SIGTERM)
+    assert code == 0
+    assert rest.endswith("\nopenai has ended; it served 4 requests: 2 ok, 2 http_503\n")
+
+
+async def test_ctrl_c_is_an_orderly_end_too() -> None:
+    async with foreground("emulate", "pinecone", "--query", "3ms") as shown:
+        await shown.until("curl")
+        assert any("Index(host=" in line for line in shown.lines)
+        assert await shown.end(signal.SIGINT) == (0, "\n\npinecone has ended; it served 0 requests\n")
+
+
+async def test_a_profile_is_replayed_and_flags_outrank_it(tmp_path: Path) -> None:
+    profile = Profile(
+        vendor="cartesia",
+        learned="2026-11-20T10:00:00Z",
+        upstream="https://api.cartesia.ai",
+        requests=3,
+        latencies={"first_audio": Empirical([70, 80, 90])},
+        numbers={"realtime_factor": 6.5},
+        outcomes={"http_429": 0.02},
+    )
+    path = tmp_path / "cartesia.json"
+    profile.write(path)
+    async with foreground("emulate", "cartesia", "--profile", str(path), "--fail", "3%:500") as shown:
+        await shown.until("curl")
+        assert "  --first-audio      empirical, 3 delays: p50 80 ms, p95 90 ms" in shown.lines
+        assert "  --realtime-factor  6.5" in shown.lines
+        assert [line.split()[1] for line in shown.lines if "--fail " in line and "behave" not in line] == ["3%:500"]
+
+
+# ---------------------------------------------------------------- behave
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "which twin? Give its URL first, like: busyhour behave http://"),
+        (["--fail", "1%:429"], "which twin?"),
+        (["127.0.0.1:8001"], "'127.0.0.1:8001' is no URL of a twin; give one like http://127.0.0.1:8001"),
+        (["http://:x"], "is no URL of a twin"),
+    ],
+)
+def test_what_is_no_twin_is_one_sentence(argv: Sequence[str], sentence: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        behave.behave(argv, io.StringIO())
+    assert sentence in str(refused.value)
+
+
+def test_where_nobody_answers_is_one_sentence() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ServiceError, match="the twin does not answer GET /_twin at http://127"):
+            behave.behave([url], io.StringIO())
+
+
+async def test_a_twin_refuses_what_it_cannot_do() -> None:
+    async with emulators.OpenAI(name="brain").running({}) as endpoint:
+        with pytest.raises(PlanError, match=r"brain refuses the behaviour .*outcome 'zero_audio' is unknown here"):
+            await changed(endpoint.url, "--fail", "1%:zero_audio")
+        with pytest.raises(PlanError, match="--first-token soon: no time"):
+            await changed(endpoint.url, "--first-token", "soon")
+        assert "--fail            none" in await changed(endpoint.url)
+
+
+def test_counts_are_told_in_words() -> None:
+    assert counted({}) == "0 requests"
+    assert counted({"ok": 1}) == "1 request: 1 ok"
+    assert counted({"http_429": 2, "ok": 40, "hang": 0}) == "42 requests: 40 ok, 2 http_429"
