@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from busyhour.carriers import Telnyx, TelnyxStream
-from busyhour.carriers.telnyx import TelnyxLine
+from busyhour.carriers.line import CallerLine
 from busyhour.clock import SystemClock
 from busyhour.media.codec import codec
 from busyhour.model import SECOND, Audio, CallFailed, CallSetup, Endpoint, Heard, HeardKind, Samples
@@ -142,14 +142,14 @@ async def serving(agent: Agent, telnyx: Telnyx | TelnyxStream) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def calling(agent: Agent, telnyx: Telnyx | None = None, setup: CallSetup = SETUP) -> AsyncIterator[TelnyxLine]:
+async def calling(agent: Agent, telnyx: Telnyx | None = None, setup: CallSetup = SETUP) -> AsyncIterator[CallerLine]:
     telnyx = telnyx or Telnyx()
     async with serving(agent, telnyx) as target, telnyx.dial(target, setup) as line:
-        assert isinstance(line, TelnyxLine)
+        assert isinstance(line, CallerLine)
         yield line
 
 
-async def next_of(line: TelnyxLine, kind: HeardKind, within_s: float = 5) -> Heard:
+async def next_of(line: CallerLine, kind: HeardKind, within_s: float = 5) -> Heard:
     until_ns = CLOCK.now_ns() + round(within_s * SECOND)
     while True:
         heard = await line.hear(until_ns)

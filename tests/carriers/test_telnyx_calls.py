@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from busyhour.carriers import Telnyx, TelnyxStream
-from busyhour.carriers.telnyx.background import Background
+from busyhour.carriers.background import Background
 from busyhour.errors import ServiceError
 from busyhour.model import MS, SECOND, CallFailed, CallSetup, Carrier, Endpoint, HeardKind, Metered
 
@@ -239,7 +239,7 @@ async def test_a_media_socket_that_cannot_be_opened(path: str) -> None:
 async def test_a_media_socket_that_says_nothing_is_refused(
     hangs: bool, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("busyhour.carriers.telnyx.stream.CONNECT_SECONDS", 0.6)
+    monkeypatch.setattr("busyhour.carriers.media_stream.CONNECT_SECONDS", 0.6)
 
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

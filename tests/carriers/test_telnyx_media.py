@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busyhour.carriers import Telnyx, TelnyxStream
-from busyhour.carriers.telnyx import TelnyxLine
-from busyhour.carriers.telnyx.media import MediaSocket, is_base64
+from busyhour.carriers.line import CallerLine
+from busyhour.carriers.media_socket import MediaSocket, is_base64
+from busyhour.carriers.telnyx.call import Call
+from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.errors import PlanError
 from busyhour.media.codec import codec
 from busyhour.model import MS, SECOND, CallFailed, CallSetup, Endpoint, HeardKind
@@ -25,7 +27,7 @@ from .agent import CLOCK, HELLO, RTP, SETUP, Agent, call_id, calling, next_of, p
 # ---------------------------------------------------------------- the media socket
 
 
-async def sending(*frames: object, telnyx: Telnyx | None = None, **asked: Any) -> tuple[Agent, str, TelnyxLine]:
+async def sending(*frames: object, telnyx: Telnyx | None = None, **asked: Any) -> tuple[Agent, str, CallerLine]:
     """Send the agent's frames, then a mark: the agent, how the call ended, the line."""
 
     async def talk(agent: Agent, ws: web.WebSocketResponse) -> None:
@@ -77,7 +79,11 @@ async def test_malformed_frames_are_told_and_counted_and_survived(shape: Any) ->
     assert [error[shape]["title"] for error in errors] == [title for _, title in MALFORMED]
     codes = {error[shape]["title"]: error[shape]["code"] for error in errors}
     assert codes == {"malformed_frame": 100002 if shape == "payload" else 100003, "invalid_media": 100004}
-    assert line.detail == {"malformed_frames": len(MALFORMED)}
+    assert line.detail["malformed_frames"] == len(MALFORMED)
+    assert line.detail["malformed_first"] == "The frame is not JSON: no json"
+    assert [text for _, text in line.trail if "malformed" in text] == [
+        "malformed frame: The frame is not JSON: no json"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,7 @@ async def test_an_agent_that_does_not_read_is_not_waited_for() -> None:
     agent = Agent()
     agent.answers()
     async with calling(agent) as line:
+        assert isinstance(line._call, Call)
         socket = line._call.media._socket
         assert socket is not None
         socket.pause_writing()  # as the transport does above its high-water mark
@@ -325,6 +332,8 @@ class Noted:
     def heard_clear(self, at_ns: int) -> None:
         self.heard.append("clear")
 
+    def heard_malformed(self, detail: str) -> None: ...
+
     def broke_protocol(self, detail: str) -> None:
         self.heard.append(("broken", detail))
 
@@ -348,11 +357,11 @@ SPELLINGS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :  ")])
 @given(st.lists(st.tuples(FRAMES, SPELLINGS, st.booleans()), max_size=12))
 def test_the_fast_path_hears_what_a_json_reader_hears(frames: list[tuple[dict[str, Any], Any, bool]]) -> None:
     at_once, one_by_one = Noted(), Noted()
-    learning = MediaSocket(stream_id="s", owner=at_once, clock=CLOCK, bytes_per_second=8000)
+    learning = MediaSocket(dialect=TelnyxFrames("s"), owner=at_once, clock=CLOCK, bytes_per_second=8000)
     for frame, separators, sort in frames:
         raw = json.dumps(frame, separators=separators, sort_keys=sort).encode()
         learning._message(raw, 0)
-        fresh = MediaSocket(stream_id="s", owner=one_by_one, clock=CLOCK, bytes_per_second=8000)
+        fresh = MediaSocket(dialect=TelnyxFrames("s"), owner=one_by_one, clock=CLOCK, bytes_per_second=8000)
         fresh._message(raw, 0)
     assert at_once.heard == one_by_one.heard
 

@@ -125,7 +125,9 @@ class MemoryLine:
         self.pressed += digits
 
     async def hang_up(self) -> None:
-        self._events.clear()
+        now_ns = self._clock.now_ns()
+        if self._ends_ns is None or self._ends_ns > now_ns:
+            self._hang_up_at(now_ns)
 
     def _speak(self, from_ns: int) -> None:
         manner, to_ns = self._manner, from_ns + self._manner.speaks_ms * MS

@@ -11,28 +11,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from random import Random
 from typing import Any, Literal
 
+from busyhour.carriers.background import Errands
+from busyhour.carriers.endings import End
+from busyhour.carriers.media_socket import Closed
+from busyhour.carriers.media_stream import Channel, MediaStream
+from busyhour.carriers.places import drawn_uuid, reachable
+from busyhour.carriers.sounds import Player, press_keys
 from busyhour.carriers.telnyx import params
-from busyhour.carriers.telnyx.endings import REJECTED_WITH, End
-from busyhour.carriers.telnyx.exchange import Exchange, Ids, drawn_uuid, reachable
-from busyhour.carriers.telnyx.media import Closed
+from busyhour.carriers.telnyx.endings import REJECTED_WITH
+from busyhour.carriers.telnyx.exchange import Exchange, Ids
 from busyhour.carriers.telnyx.params import Stream
 from busyhour.carriers.telnyx.refusals import Refusal, invalid, not_answered, unsupported
 from busyhour.carriers.telnyx.sounds import Sounds
-from busyhour.carriers.telnyx.stream import MediaStream
+from busyhour.carriers.telnyx.stream import channel_of
 from busyhour.carriers.telnyx.transfer import put_through
 from busyhour.carriers.telnyx.webhooks import Delivery, Event, utc_now
-from busyhour.errors import PlanError, ProtocolError
+from busyhour.errors import PlanError
 from busyhour.media.leg import Leg
-from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup, Samples
+from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup
 
 TRAIL_MAX = 1000
+SAID_MAX = 50
 WEBHOOKS_PENDING_MAX = 500
-DIGIT_NS = 250 * MS
-PAUSES_NS = {"w": SECOND // 2, "W": SECOND}
 CLOSE_SECONDS = 1.0
 
 
@@ -45,14 +49,20 @@ class Call:
         self.ids = Ids.drawn(random)
         self.random = random
         self.trail: deque[tuple[int, str]] = deque(maxlen=TRAIL_MAX)
+        self._said: deque[str] = deque(maxlen=SAID_MAX)  # by the carrier's own voice, for the agent
         self.command_ids: dict[str, int] = {}
         self.commands = 0
         self.client_state: str | None = None
         self.state: Literal["parked", "answered", "transferred", "ended"] = "parked"
         self.end: End | None = None
         self.hooks = params.Hooks(url=webhook_url)
-        self.media = MediaStream(self)
-        self._clock = exchange.clock
+        self.clock = exchange.clock
+        self.media = MediaStream(
+            self,
+            studio=exchange.studio,
+            background=exchange.background,
+            jitter_buffer_ns=exchange.manners.jitter_buffer_ms * MS,
+        )
         self.target_url = target_url
         self._start_time = utc_now()
         self._end_time = ""
@@ -65,22 +75,21 @@ class Call:
         self._trouble: CallFailed | None = None  # why there are no media so far
         self._refused = ""  # the last command that was, and why
         self.bridged: tuple[Ids, dict[str, Any]] | None = None  # the leg that the caller was transferred to
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._pending: set[asyncio.Task[Delivery]] = set()
-        self._sounds = Sounds(self, self._clock, exchange.session)
-        self._spawn(self._sounds.run())
+        self._errands = Errands(exchange.background)
+        self._sounds = Sounds(self, Player(self.media, self.clock, exchange.session))
+        self._errands.spawn(self._sounds.run())
 
     # ------------------------------------------------------------ telling
 
     def note(self, text: str) -> None:
-        self.trail.append((self._clock.now_ns(), text))
+        self.trail.append((self.clock.now_ns(), text))
 
     def event(self, type_: str, ids: Ids | None = None, **payload: Any) -> asyncio.Task[Delivery] | None:
         """Send a webhook in the background. `ids`: of another leg than the caller's."""
         self.note(f"event {type_}")
         if self.exchange.webhooks is None:
             return None
-        if len(self._pending) >= WEBHOOKS_PENDING_MAX:
+        if self._errands.awaited >= WEBHOOKS_PENDING_MAX:
             self.note(f"webhook {type_} was given up: {WEBHOOKS_PENDING_MAX} are waiting to be delivered")
             return None
         named = ids or self.ids
@@ -102,9 +111,7 @@ class Call:
             ),
             self.random,
         )
-        if task is not None:
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+        self._errands.await_(task)
         return task
 
     def status(self) -> dict[str, Any]:
@@ -114,7 +121,7 @@ class Call:
             "call_control_id": self.ids.control,
             "call_leg_id": self.ids.leg,
             "call_session_id": self.ids.session,
-            "call_duration": (self._clock.now_ns() - self._began_ns) // SECOND,
+            "call_duration": (self.clock.now_ns() - self._began_ns) // SECOND,
             "client_state": self.client_state,
             "is_alive": alive,
             "record_type": "call",
@@ -124,7 +131,7 @@ class Call:
 
     def detail(self) -> dict[str, JSON]:
         """What a person should know of this call beside its outcome; empty if nothing."""
-        return self.media.detail()
+        return {**self.media.detail(), **({"carrier_said": list(self._said)} if self._said else {})}
 
     def numbers(self) -> dict[str, Any]:
         return {"from": self.setup.from_number, "to": self.setup.to_number}
@@ -133,7 +140,7 @@ class Call:
 
     async def ring(self) -> None:
         """Announce the call to the agent and wait until it answers and its media flow. Raises CallFailed."""
-        deadline_ns = self._clock.now_ns() + self.setup.answer_within_ns
+        deadline_ns = self.clock.now_ns() + self.setup.answer_within_ns
         announced = self.event("call.initiated", **self._initiated(), **self.numbers())
         waiting: set[asyncio.Future[Any]] = {self._answered, self._over}
         if announced is not None:
@@ -146,7 +153,7 @@ class Call:
             if announced in done and not (self._answered.done() or self._over.done()):
                 self._require_delivery(announced.result())
                 waiting.discard(announced)
-        await self._until_media(self._clock.now_ns() + round(self.exchange.manners.media_within_seconds * SECOND))
+        await self._until_media(self.clock.now_ns() + round(self.exchange.manners.media_within_seconds * SECOND))
 
     def _initiated(self) -> dict[str, Any]:
         number = self.setup.from_number
@@ -180,14 +187,15 @@ class Call:
     async def connect(self, stream: Stream) -> None:
         """A call without call control: open its media stream. Raises CallFailed, PlanError for a codec there is not."""
         try:
-            self.media.prepare(stream)
+            channel = channel_of(self, stream)
         except Refusal as refusal:
             raise PlanError(refusal.detail) from refusal
+        self.media.prepare(channel)
         self.state = "answered"
         self._answered.set_result(None)
-        self.answered_ns = self._clock.now_ns()
-        self.media.open(stream)
-        await self._until_media(self._clock.now_ns() + self.setup.answer_within_ns)
+        self.answered_ns = self.clock.now_ns()
+        self.media.open(channel)
+        await self._until_media(self.clock.now_ns() + self.setup.answer_within_ns)
 
     async def _until_media(self, deadline_ns: int) -> None:
         """Wait until the media stream is open. Raises CallFailed."""
@@ -217,7 +225,7 @@ class Call:
 
     async def _wait(self, futures: set[asyncio.Future[Any]], until_ns: int) -> set[asyncio.Future[Any]]:
         """Those that are done, as soon as one is; none when it is late."""
-        seconds = max(0, until_ns - self._clock.now_ns()) / SECOND
+        seconds = max(0, until_ns - self.clock.now_ns()) / SECOND
         done, _ = await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return done
 
@@ -241,8 +249,7 @@ class Call:
         self.hang_up()
         webhooks = self.exchange.webhooks
         seconds = CLOSE_SECONDS if webhooks is None else webhooks.patience_seconds
-        if self._pending or self._tasks:
-            await asyncio.wait(self._pending | self._tasks, timeout=seconds)
+        await self._errands.settled(seconds)
 
     # ------------------------------------------------------------ the agent's commands
 
@@ -253,39 +260,43 @@ class Call:
     def answer(self, body: Mapping[str, Any]) -> None:
         if self.state != "parked":
             raise Refusal(422, "10015", "Bad Request", "This call has already been answered.")
-        stream = self._asked_stream(body, required=False)
-        self._hook(params.hooks(body))
+        hooks = params.hooks(body)
+        channel = self._asked_channel(body, required=False)
+        self._hook(hooks)
         self.state = "answered"
         self._answered.set_result(None)
-        self.answered_ns = self._clock.now_ns()
-        self._spawn(self._take(stream))
+        self.answered_ns = self.clock.now_ns()
+        self._errands.spawn(self._take(channel))
 
-    async def _take(self, stream: Stream | None) -> None:
+    async def _take(self, channel: Channel | None) -> None:
         await self.pause(self.exchange.manners.effect_after_ms * MS)
         self.event("call.answered", state="answered", start_time=self._start_time, custom_headers=[], **self.numbers())
-        if stream is not None:
-            self.media.open(stream)
+        if channel is not None:
+            self.media.open(channel)
 
     def start_stream(self, body: Mapping[str, Any]) -> None:
         self._require_answer("streaming_start")
-        stream = self._asked_stream(body, required=True)
-        assert stream is not None
-        self._spawn(self._restart(stream))
+        channel = self._asked_channel(body, required=True)
+        assert channel is not None
+        self._errands.spawn(self._restart(channel))
 
-    async def _restart(self, stream: Stream) -> None:
+    async def _restart(self, channel: Channel) -> None:
         await self.pause(self.exchange.manners.effect_after_ms * MS)
-        self.media.open(stream)
+        self.media.open(channel)
 
     def stop_stream(self, body: Mapping[str, Any]) -> None:
         self._require_answer("streaming_stop")
         stream_id = params.text(body, "stream_id")
-        if stream_id and stream_id != self.media.stream_id:
+        channel = self.media.channel
+        if stream_id and (channel is None or stream_id != channel.id):
             raise invalid("stream_id", "there is no such stream on this call.")
         self.media.stop()
 
     def speak(self, body: Mapping[str, Any]) -> None:
         self._require_answer("speak")
-        self._sounds.add(params.speech(body))
+        speech = params.speech(body)
+        self._sounds.add(speech)
+        self._said.append(speech.text)
 
     def start_playback(self, body: Mapping[str, Any]) -> None:
         self._require_answer("playback_start")
@@ -297,24 +308,14 @@ class Call:
 
     def send_dtmf(self, body: Mapping[str, Any]) -> None:
         self._require_answer("send_dtmf")
-        digits = params.digits(body)
-        self._spawn(self._dial_digits(digits))
-
-    async def _dial_digits(self, digits: str) -> None:
-        for digit in digits:
-            if digit in PAUSES_NS:
-                await self.pause(PAUSES_NS[digit])
-                continue
-            if self.media.leg is not None:
-                self.media.leg.pressed(digit, self._clock.now_ns())
-            await self.pause(DIGIT_NS)
+        self._errands.spawn(press_keys(lambda: self.media.leg, params.digits(body), self.clock))
 
     def transfer(self, body: Mapping[str, Any]) -> None:
         if self.state == "transferred":
             raise unsupported("a second transfer", "The first one was answered.")
         transfer = params.transfer(body)
         self._hook(params.hooks(body))
-        self._spawn(put_through(self, transfer))
+        self._errands.spawn(put_through(self, transfer))
 
     def hangup(self, body: Mapping[str, Any]) -> None:
         reason = params.text(body, "reason")
@@ -335,17 +336,19 @@ class Call:
     def update_client_state(self, body: Mapping[str, Any]) -> None:
         params.text(body, "client_state", required=True)  # any command may carry one, and `commands` has stored it
 
-    def _asked_stream(self, body: Mapping[str, Any], *, required: bool) -> Stream | None:
+    def _asked_channel(self, body: Mapping[str, Any], *, required: bool) -> Channel | None:
+        """The stream that a command asks for, claimed. Raises Refusal."""
         try:
             stream = params.stream(body, call_codec=self.setup.codec, required=required)
-            if stream is not None:
-                self.media.prepare(stream)
+            channel = None if stream is None else channel_of(self, stream)
         except Refusal as refusal:
             self._trouble = CallFailed("no media", f"the stream was refused: {refusal.detail}")
             raise
-        if stream is not None and not reachable(stream.url, self.target_url):
-            self.note(f"stream_url {stream.url} is neither on this machine nor on the target's")
-        return stream
+        if channel is not None:
+            self.media.prepare(channel)
+            if not self.may_reach(channel.url):
+                self.note(f"stream_url {channel.url} is neither on this machine nor on the target's")
+        return channel
 
     def _require_answer(self, command: str) -> None:
         if self.state == "parked":
@@ -361,16 +364,16 @@ class Call:
 
     # ------------------------------------------------------------ the media stream (the stream calls these)
 
-    def stream_dialled(self, stream: Stream) -> None:
-        self._trouble = CallFailed("media refused", f"{stream.url}: no answer to the WebSocket handshake in time")
+    def stream_dialled(self, channel: Channel) -> None:
+        self._trouble = CallFailed("media refused", f"{channel.url}: no answer to the WebSocket handshake in time")
 
-    def stream_opened(self, stream: Stream) -> None:
+    def stream_opened(self, channel: Channel) -> None:
         self._trouble = None
-        self.event("streaming.started", stream_url=stream.url)
+        self.event("streaming.started", stream_url=channel.url)
         if not self._opened.done():
             self._opened.set_result(None)
 
-    def stream_refused(self, stream: Stream, detail: str) -> None:
+    def stream_refused(self, channel: Channel, detail: str) -> None:
         self.note(f"media refused: {detail}")
         self._trouble = CallFailed("media refused", detail)
         if self.exchange.manners.socket_is_call:
@@ -379,15 +382,15 @@ class Call:
         self.event(
             "streaming.failed",
             failure_reason="connection_failed",
-            stream_id=self.media.stream_id,
-            stream_params={"stream_url": stream.url, "track": stream.track},
+            stream_id=channel.id,
+            stream_params={"stream_url": channel.url, "track": channel.track},
             stream_type="websocket",
         )
 
-    def stream_stopped(self, stream: Stream) -> None:
-        self.event("streaming.stopped", stream_url=stream.url)
+    def stream_stopped(self, channel: Channel) -> None:
+        self.event("streaming.stopped", stream_url=channel.url)
 
-    def stream_lost(self, closed: Closed) -> None:
+    def stream_lost(self, _channel: Channel, closed: Closed) -> None:
         """The agent has closed the media socket, or it broke.
 
         At Telnyx that does not end the call: the caller hears silence until somebody hangs up. So the agent has a
@@ -399,7 +402,7 @@ class Call:
                 End(why="hung up", by="agent") if closed.clean else End(why="lost", by="agent", detail=closed.how)
             )
         else:
-            self._spawn(self._lose(closed, self._clock.now_ns()))
+            self._errands.spawn(self._lose(closed, self.clock.now_ns()))
 
     async def _lose(self, closed: Closed, at_ns: int) -> None:
         commands = self.commands
@@ -417,17 +420,8 @@ class Call:
 
     async def until_open(self) -> int:
         await asyncio.shield(self._opened)
+        assert self.media.ear is not None
         return self.media.ear.rate_hz
-
-    def play(self, samples: Samples) -> int:
-        now_ns = self._clock.now_ns()
-        try:
-            return self.leg.play(samples, now_ns)
-        except ProtocolError:  # the agent's own audio fills the queue, and has ended the call
-            return now_ns
-
-    def silence(self) -> None:
-        self.media.clear(self._clock.now_ns())
 
     def may_reach(self, url: str) -> bool:
         return reachable(url, self.target_url)
@@ -444,10 +438,9 @@ class Call:
         self._end_time = utc_now()
         self.note(f"{end.why} by the {end.by}" + (f": {end.detail}" if end.detail else ""))
         self._sounds.end()
-        self.media.end(at_ns or self._clock.now_ns(), end.why, end.detail)
+        self.media.end(at_ns or self.clock.now_ns(), end.why, end.detail)
         self._tell_hangup(end, was_answered)
-        for task in self._tasks:
-            task.cancel()
+        self._errands.cancel()
         self.exchange.forget(self)
         self._over.set_result(None)
 
@@ -468,15 +461,20 @@ class Call:
             other, fields = self.bridged
             self.event("call.hangup", other, **told | fields)
         if was_answered:
-            told["call_quality_stats"] = self.media.quality()
+            told["call_quality_stats"] = self._quality()
         self.event("call.hangup", calling_party_type="pstn", **told, **self.numbers())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it until the call ends; a bug in it ends the run."""
-        task = self.exchange.background.spawn(work)
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _quality(self) -> dict[str, Any]:
+        """`call_quality_stats`: strings, of a line without losses of its own."""
+        counts = self.media.counts()
+        inbound = {
+            "jitter_max_variance": "0.00",
+            "jitter_packet_count": "0",
+            "mos": "4.50",
+            "packet_count": str(counts.sent),
+            "skip_packet_count": str(counts.skipped),
+        }
+        return {"inbound": inbound, "outbound": {"packet_count": str(counts.received), "skip_packet_count": "0"}}
 
     async def pause(self, duration_ns: int) -> None:
-        await self._clock.sleep_until(self._clock.now_ns() + duration_ns)
+        await self.clock.sleep_until(self.clock.now_ns() + duration_ns)

@@ -7,23 +7,23 @@ Shapes and status codes: developers.telnyx.com/api-reference/call-commands, as t
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
+from busyhour.carriers.serving import ApiRefusal, answering
 from busyhour.carriers.telnyx import params
 from busyhour.carriers.telnyx.call import Call
 from busyhour.carriers.telnyx.exchange import COMMAND_IDS_REMEMBERED, Exchange
 from busyhour.carriers.telnyx.refusals import (
     Refusal,
+    authenticate,
     ended,
     invalid_call,
     malformed,
     not_found,
-    unauthenticated,
     unexpected,
     unsupported,
 )
@@ -93,7 +93,7 @@ ELSEWHERE = frozenset(
 def application(exchange: Exchange, api_key: str) -> web.Application:
     """The API of one carrier. `api_key`: the bearer to accept; "" accepts any."""
     api = _Api(exchange, api_key)
-    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[api.answering])
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[answering(api, exchange.background)])
     app.router.add_post("/v2/calls", api.dial)
     app.router.add_get("/v2/calls/{id}", api.status)
     app.router.add_post("/v2/calls/{id}/actions/{action}", api.command)
@@ -101,34 +101,30 @@ def application(exchange: Exchange, api_key: str) -> web.Application:
     return app
 
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
 class _Api:
     def __init__(self, exchange: Exchange, api_key: str) -> None:
         self._exchange = exchange
         self._api_key = api_key
 
-    @web.middleware
-    async def answering(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Every refusal in Telnyx's shape; a bug ends the run, and is not hidden in a 500."""
-        try:
-            self._authenticate(request)
-            # aiohttp would log a bug and go on; as a task in the background it is heard.
-            answer = self._exchange.background.spawn(_run(handler, request))
-            if answer is None:
-                raise unexpected()
-            return await answer
-        except Refusal as refusal:
-            call = self._exchange.calls.get(request.match_info.get("id", ""))
-            if call is not None:
-                call.refused(request.match_info.get("action", "status"), refusal)
-            return web.json_response(refusal.body(), status=refusal.status)
+    def authenticate(self, request: web.Request) -> None:
+        authenticate(request, self._api_key)
 
-    def _authenticate(self, request: web.Request) -> None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip() or (self._api_key and token.strip() != self._api_key):
-            raise unauthenticated()
+    def refused(self, request: web.Request, refusal: ApiRefusal) -> None:
+        call = self._exchange.calls.get(request.match_info.get("id", ""))
+        if call is not None and isinstance(refusal, Refusal):
+            call.refused(request.match_info.get("action", "status"), refusal)
+
+    def not_found(self, _path: str) -> Refusal:
+        return not_found()
+
+    def not_allowed(self) -> Refusal:
+        return not_found()
+
+    def malformed(self, detail: str) -> Refusal:
+        return malformed(detail)
+
+    def unexpected(self) -> Refusal:
+        return unexpected()
 
     async def dial(self, request: web.Request) -> web.StreamResponse:
         params.dial(await _body(request))
@@ -150,11 +146,7 @@ class _Api:
         call = self._call(request.match_info["id"], command_id)
         if call is None:  # a repetition of the command that ended the call
             return _ok()
-        try:
-            self._perform(call, action, command_id, body)
-        except Refusal as refusal:
-            call.refused(action, refusal)
-            raise
+        self._perform(call, action, command_id, body)
         return _ok()
 
     def _call(self, call_control_id: str, command_id: str) -> Call | None:
@@ -177,8 +169,14 @@ class _Api:
         command = COMMANDS.get(action)
         if command is None:
             raise self._unknown(action)
-        if call.random.random() < self._exchange.manners.command_error_share:
+        trouble = self._exchange.studio.disturbance
+        if call.random.random() < self._exchange.manners.command_error_share or trouble.fails(
+            f"{call.ids.control}/{action}"
+        ):
             raise unexpected()
+        if trouble.befalling("command.refused", f"{call.ids.control}/{action}/{call.commands}"):
+            trouble.count("command.refused")
+            raise ended()
         state = params.client_state(body)
         before = call.client_state
         call.commands += 1
@@ -203,19 +201,6 @@ class _Api:
     def _repeated(self, command_ids: Mapping[str, int], command_id: str) -> bool:
         at_ns = command_ids.get(command_id)
         return at_ns is not None and self._exchange.clock.now_ns() - at_ns < COMMAND_ID_SECONDS * SECOND
-
-
-async def _run(handler: Handler, request: web.Request) -> web.StreamResponse:
-    """The handler, with its refusals as answers: nothing that is expected may end the task group."""
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        return web.json_response(refusal.body(), status=refusal.status)
-    except web.HTTPException as problem:
-        said = not_found() if problem.status in (404, 405) else malformed(problem.reason)
-        return web.json_response(said.body(), status=problem.status)
-    except (ConnectionError, asyncio.IncompleteReadError) as failure:  # the agent went away while we read
-        return web.json_response(malformed(str(failure)).body(), status=400)
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from busyhour.carriers.telnyx.background import Background
+from busyhour.carriers.background import Background
+from busyhour.carriers.endings import TransferEnd
+from busyhour.carriers.places import drawn_uuid
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.webhooks import Webhooks
 from busyhour.media.studio import Studio
@@ -21,8 +20,6 @@ from busyhour.model import Clock
 
 if TYPE_CHECKING:
     from busyhour.carriers.telnyx.call import Call
-
-TransferEnd: TypeAlias = Literal["answered", "busy", "rejected", "no answer"]
 
 ENDED_REMEMBERED = 1000
 COMMAND_IDS_REMEMBERED = 1000
@@ -42,10 +39,6 @@ class Manners:
     l16_little_endian: bool = False
     command_error_share: float = 0.0
     socket_is_call: bool = False  # no call control: who closes the media socket has hung up
-
-
-def drawn_uuid(random: Random) -> str:
-    return str(UUID(int=random.getrandbits(128), version=4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +85,3 @@ class Exchange:
             self.ended[call.ids.control] = Remembered(call.status(), call.command_ids)
             while len(self.ended) > ENDED_REMEMBERED:
                 self.ended.popitem(last=False)
-
-
-def reachable(url: str, target_url: str) -> bool:
-    """Whether we may connect to `url`: on this machine, or where the target is; a test calls nobody else."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return False
-    if host in ("localhost", urlsplit(target_url).hostname):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

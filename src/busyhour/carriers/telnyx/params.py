@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import binascii
 import re
-import sys
 from base64 import b64decode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from busyhour.carriers.sounds import ENDLESS
 from busyhour.carriers.telnyx.refusals import Refusal, invalid, missing, unsupported
 
 SPEAK_CHARACTERS_MAX = 3000
@@ -20,7 +20,6 @@ AUTH_TOKEN_CHARACTERS_MAX = 4000
 RETRIES_MAX = 5
 RETRIES_MS_MAX = 60_000
 URL_CHARACTERS_MAX = 2000
-ENDLESS = sys.maxsize
 
 CODECS = ("PCMU", "PCMA", "G722", "OPUS", "AMR-WB", "L16")
 CODECS_OF_TWIN = ("PCMU", "PCMA", "L16")

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiohttp import web
 
-class Refusal(Exception):
+from busyhour.carriers.serving import ApiRefusal
+
+
+class Refusal(ApiRefusal):
     """A command that is answered with an error. Nothing of it was done."""
 
     def __init__(self, status: int, code: str, title: str, detail: str, pointer: str = "") -> None:
@@ -76,3 +80,10 @@ def unsupported(what: str, mend: str) -> Refusal:
 
 def unexpected() -> Refusal:
     return Refusal(500, "10007", "Unexpected error", "An unexpected error occured.")
+
+
+def authenticate(request: web.Request, api_key: str) -> None:
+    """Raises Refusal unless there is a bearer, and the right one; `api_key` "" accepts any."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip() or (api_key and token.strip() != api_key):
+        raise unauthenticated()

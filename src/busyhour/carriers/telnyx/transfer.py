@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from busyhour.carriers.telnyx.endings import TRANSFER_FAILED_WITH, End
+from busyhour.carriers.endings import End
+from busyhour.carriers.telnyx.endings import TRANSFER_FAILED_WITH
 from busyhour.carriers.telnyx.exchange import Ids
 from busyhour.carriers.telnyx.params import Transfer
 from busyhour.carriers.telnyx.webhooks import utc_now
@@ -41,4 +42,4 @@ async def put_through(call: Call, transfer: Transfer) -> None:
     if leg is None:
         call.finish(End(why="transferred", by="agent", detail=f"to {transfer.to}"))
     else:
-        leg.end(call.exchange.clock.now_ns(), "transferred")
+        leg.end(call.clock.now_ns(), "transferred")

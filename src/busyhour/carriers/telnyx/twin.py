@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-import aiohttp
-from aiohttp import web
-
-from busyhour.carriers.telnyx.background import Background
+from busyhour.carriers.background import Background
+from busyhour.carriers.endings import TransferEnd
+from busyhour.carriers.line import CallerLine
+from busyhour.carriers.places import drawn_uuid
+from busyhour.carriers.serving import SETTLE_SECONDS, client, not_running, serving
 from busyhour.carriers.telnyx.call import Call
 from busyhour.carriers.telnyx.commands import application
-from busyhour.carriers.telnyx.exchange import Exchange, Manners, TransferEnd, drawn_uuid
-from busyhour.carriers.telnyx.line import TelnyxLine
+from busyhour.carriers.telnyx.exchange import Exchange, Manners
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.params import Format, Stream
 from busyhour.carriers.telnyx.webhooks import Habits, Signature, Signer, Webhooks
-from busyhour.errors import ServiceError
+from busyhour.disturbance import COMMANDS, WEBHOOKS
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint, Sample
-
-CONNECTIONS_MAX = 200
-# Shorter than the 5 s after which common servers close an idle connection: a webhook must not meet a closed one.
-KEEP_ALIVE_SECONDS = 2.0
-SETTLE_SECONDS = 5.0  # for webhooks that are still under way when the carrier stops
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,11 +66,10 @@ class Telnyx:
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
         studio = Studio()
-        timeout = aiohttp.ClientTimeout(total=self.webhook_timeout_seconds)
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        studio.disturbance.can |= WEBHOOKS | COMMANDS
         async with (
             studio.turning(),
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            client(self.webhook_timeout_seconds) as session,
             Background(SETTLE_SECONDS) as background,
         ):
             random = Random(f"telnyx account {self.seed}")
@@ -94,21 +87,22 @@ class Telnyx:
                     session=session,
                     background=background,
                     clock=studio.clock,
+                    disturbance=studio.disturbance,
                 ),
             )
-            async with _serving(application(exchange, self.api_key), self.port, self.name) as port:
+            async with serving(application(exchange, self.api_key), self.port, self.name) as port:
                 self._exchange = exchange
                 try:
-                    yield Endpoint(f"http://127.0.0.1:{port}/v2")
+                    yield Endpoint(f"http://127.0.0.1:{port}/v2", handle=studio.disturbance)
                 finally:
                     self._exchange = None
                     await _released(exchange)
 
-    def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[TelnyxLine]:
+    def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         return self._dial(target, call)
 
     @asynccontextmanager
-    async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[TelnyxLine]:
+    async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[CallerLine]:
         exchange = _running(self._exchange, self.name)
         await exchange.studio.wheel.admitted()
         self._dialled += 1
@@ -118,7 +112,7 @@ class Telnyx:
         exchange.calls[call.ids.control] = call
         try:
             await call.ring()
-            yield TelnyxLine(call)
+            yield CallerLine(call)
         finally:
             await call.release()
 
@@ -191,16 +185,16 @@ class TelnyxStream:
             )
             self._exchange = exchange
             try:
-                yield Endpoint("")
+                yield Endpoint("", handle=studio.disturbance)
             finally:
                 self._exchange = None
                 await _released(exchange)
 
-    def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[TelnyxLine]:
+    def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         return self._dial(target, call)
 
     @asynccontextmanager
-    async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[TelnyxLine]:
+    async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[CallerLine]:
         exchange = _running(self._exchange, self.name)
         await exchange.studio.wheel.admitted()
         self._dialled += 1
@@ -219,7 +213,7 @@ class TelnyxStream:
         )
         try:
             await call.connect(stream)
-            yield TelnyxLine(call)
+            yield CallerLine(call)
         finally:
             await call.release()
 
@@ -235,24 +229,5 @@ async def _released(exchange: Exchange) -> None:
 
 def _running(exchange: Exchange | None, name: str) -> Exchange:
     if exchange is None:
-        raise ServiceError(f"{name} is not running: dial inside `async with carrier.running(peers)`")
+        raise not_running(name)
     return exchange
-
-
-@asynccontextmanager
-async def _serving(app: web.Application, port: int, name: str) -> AsyncIterator[int]:
-    """Serve the application on loopback: the port it is found at. Raises ServiceError when that is taken."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        try:
-            await site.start()
-        except OSError as failure:
-            raise ServiceError(
-                f"{name} cannot listen on 127.0.0.1:{port}: {os.strerror(failure.errno or 0)}; "
-                "stop what holds the port, or use port=0 for a free one"
-            ) from failure
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()

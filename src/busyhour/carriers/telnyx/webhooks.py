@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal, TypeAlias
@@ -18,8 +19,9 @@ import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from busyhour.carriers.telnyx.background import Background
+from busyhour.carriers.background import Background
 from busyhour.clock import unix_seconds, wall_time
+from busyhour.disturbance import Disturbance
 from busyhour.model import MS, Clock
 
 Signature: TypeAlias = Literal["valid", "missing", "wrong", "tampered", "stale"]
@@ -96,13 +98,22 @@ class Webhooks:
     """Posts events, each as a task in the background."""
 
     def __init__(
-        self, *, habits: Habits, signer: Signer, session: aiohttp.ClientSession, background: Background, clock: Clock
+        self,
+        *,
+        habits: Habits,
+        signer: Signer,
+        session: aiohttp.ClientSession,
+        background: Background,
+        clock: Clock,
+        disturbance: Disturbance,
     ) -> None:
         self._habits = habits
         self._signer = signer
         self._session = session
         self._background = background
         self._clock = clock
+        self._trouble = disturbance
+        self._overtaken: dict[object, list[asyncio.Event]] = {}  # by call: what waits until it is
 
     @property
     def patience_seconds(self) -> float:
@@ -115,6 +126,13 @@ class Webhooks:
         duplicated = random.random() < habits.duplicate_share
         late = random.random() < habits.late_share
         signature: Signature = habits.signature if random.random() < habits.signature_share else "valid"
+        if self._trouble.befalling("webhook.duplicated", event.id):
+            self._trouble.count("webhook.duplicated")
+            duplicated = True
+        forged = self._trouble.befalling("webhook.signature", event.id)
+        if forged is not None:
+            self._trouble.count("webhook.signature")
+            signature = forged.how  # type: ignore[assignment]  # the fault has checked it
         occurred_at = utc_now()
         task = self._background.spawn(self._deliver(event, occurred_at, signature, late=late))
         if duplicated:
@@ -129,6 +147,7 @@ class Webhooks:
             waits = [habits.retry_ms << attempt for attempt in range(habits.retries)]
         if late:
             await self._sleep(habits.late_ms)
+        await self._held_back(event)
         delivery = Delivery("unanswered")
         for attempt in range(len(waits) + 1):
             if attempt:
@@ -139,7 +158,25 @@ class Webhooks:
             event.told(f"webhook {event.type} -> {delivery.detail} ({took_ms:.0f} ms, attempt {attempt + 1})")
             if delivery.outcome == "delivered":
                 break
+        for waiting in self._overtaken.pop(event.payload.get("call_control_id"), ()):
+            waiting.set()
         return delivery
+
+    async def _held_back(self, event: Event) -> None:
+        """By a fault: for a time, or until the next webhook of the same call was delivered."""
+        trouble = self._trouble
+        if (late := trouble.befalling("webhook.late", event.id)) is not None:
+            event.told(f"webhook {event.type} is {late.ms:g} ms late")
+            await self._sleep(late.ms)
+            trouble.count("webhook.late")
+        if (mixed := trouble.befalling("webhook.out_of_order", event.id)) is not None:
+            overtaken = asyncio.Event()
+            self._overtaken.setdefault(event.payload.get("call_control_id"), []).append(overtaken)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(mixed.ms / 1000):
+                    await overtaken.wait()
+                event.told(f"webhook {event.type} was overtaken")
+                trouble.count("webhook.out_of_order")
 
     async def _attempt(self, event: Event, occurred_at: str, signature: Signature, attempt: int) -> Delivery:
         data = {
@@ -153,8 +190,22 @@ class Webhooks:
         body = json.dumps(envelope, separators=(",", ":")).encode()
         headers = {"content-type": "application/json", "user-agent": "telnyx-webhooks"}
         headers |= self._signer.headers(body, signature)
+        delivery = await self._post(event.url, body, headers)
+        replayed = self._trouble.befalling("webhook.replayed", event.id)
+        if replayed is not None and delivery.outcome == "delivered":
+            self._background.spawn(self._replay(event, body, headers, replayed.ms))
+        return delivery
+
+    async def _replay(self, event: Event, body: bytes, headers: Mapping[str, str], after_ms: float) -> None:
+        """To the letter what was delivered before."""
+        await self._sleep(after_ms)
+        delivery = await self._post(event.url, body, headers)
+        event.told(f"webhook {event.type} replayed -> {delivery.detail}")
+        self._trouble.count("webhook.replayed")
+
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Delivery:
         try:
-            async with self._session.post(event.url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 said = " ".join((await answer.content.read(BODY_SHOWN)).decode(errors="replace").split())
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             return Delivery("unanswered", f"no answer: {failure or type(failure).__name__}")

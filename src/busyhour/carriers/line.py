@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from busyhour.carriers.telnyx.call import Call
-from busyhour.model import JSON, MS, Audio, CallFailed, Heard, Spoken
+from busyhour.carriers.endings import End
+from busyhour.media.leg import Leg
+from busyhour.model import JSON, MS, Audio, CallFailed, Clock, Heard, Spoken
 
 DIGIT_NS = 100 * MS
 PAUSE_NS = 100 * MS
 
 
-class TelnyxLine:
-    """A `model.Line`, which also knows its `trail`."""
+class OpenCall(Protocol):
+    """The carrier's side of a call whose media are open."""
 
-    def __init__(self, call: Call) -> None:
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def leg(self) -> Leg: ...
+
+    @property
+    def answered_ns(self) -> int: ...
+
+    @property
+    def trail(self) -> deque[tuple[int, str]]: ...
+
+    @property
+    def end(self) -> End | None: ...
+
+    def detail(self) -> Mapping[str, JSON]: ...
+
+    def press(self, digit: str) -> None: ...
+
+    def hang_up(self) -> None: ...
+
+
+class CallerLine:
+    """A `model.Line` on a call of any carrier."""
+
+    def __init__(self, call: OpenCall) -> None:
         self._call = call
         self._leg = call.leg
+        self._leg.disturbance.lines.add(call)
 
     @property
     def answered_ns(self) -> int:
@@ -47,7 +76,7 @@ class TelnyxLine:
         """Press the keys, each for 100 ms with 100 ms between. Raises CallFailed, ValueError for what is no key."""
         if not re.fullmatch(r"[0-9A-D*#]+", digits):
             raise ValueError(f"{digits!r}: keys are 0-9, A-D, * and #")
-        clock = self._call.exchange.clock
+        clock = self._call.clock
         for digit in digits:
             if self._call.end is not None:
                 raise CallFailed(self._call.end.why, self._call.end.detail)

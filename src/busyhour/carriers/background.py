@@ -58,3 +58,40 @@ class Background:
         except BaseExceptionGroup as errors:
             if errors.exceptions != (error,):
                 raise
+
+
+class Errands:
+    """What one call has under way: tasks that end with the call, and others that it only waits for."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._awaited: set[asyncio.Task[Any]] = set()
+
+    @property
+    def awaited(self) -> int:
+        """How many there are that the call only waits for."""
+        return len(self._awaited)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run it until the call ends; a bug in it ends the run."""
+        task = self._background.spawn(work)
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return task
+
+    def await_(self, task: asyncio.Task[Any] | None) -> None:
+        """Let it go on after the call's end; `settled` waits for it."""
+        if task is not None:
+            self._awaited.add(task)
+            task.add_done_callback(self._awaited.discard)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def settled(self, timeout_seconds: float) -> None:
+        """Wait, bounded, for what is still under way."""
+        if self._awaited or self._tasks:
+            await asyncio.wait(self._awaited | self._tasks, timeout=timeout_seconds)

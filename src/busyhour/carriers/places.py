@@ -1,0 +1,42 @@
+"""Whom a carrier may connect to, and the names it draws."""
+
+from __future__ import annotations
+
+import ipaddress
+from random import Random
+from urllib.parse import urljoin, urlsplit
+from uuid import UUID
+
+
+def reachable(url: str, target_url: str) -> bool:
+    """Whether we may connect to `url`: on this machine, or where the target is; a test calls nobody else."""
+    if not is_url(url):
+        return False
+    host = urlsplit(url).hostname or ""
+    if host in ("localhost", urlsplit(target_url).hostname):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_url(url: str) -> bool:
+    """Whether it is absolute, with a host, and a port if any that there can be."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.scheme and parts.hostname and (parts.port is None or parts.port > 0))
+    except ValueError:
+        return False
+
+
+def joined(base_url: str, url: str) -> str:
+    """The URL, if need be relative to the other; what is none is given back as it is."""
+    try:
+        return urljoin(base_url, url)
+    except ValueError:
+        return url
+
+
+def drawn_uuid(random: Random) -> str:
+    return str(UUID(int=random.getrandbits(128), version=4))
