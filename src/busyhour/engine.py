@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -25,18 +25,20 @@ from busyhour.model import (
     Clock,
     Due,
     Endpoint,
+    FaultUnavailable,
     Mark,
     Metered,
     Operation,
     Phase,
     Plan,
+    Probe,
     Proof,
     Sample,
     Service,
     Witness,
 )
 from busyhour.probes.loop import LoopMeter
-from busyhour.services import Mortal
+from busyhour.services import Child, Mortal
 
 WATCH_SECONDS = 1.0  # how often meters, probes and witnesses are read, and deaths noticed
 WITNESS_SECONDS = 5.0  # a twin that does not tell what it saw within this is not waited for
@@ -186,18 +188,30 @@ class Execution:
         self._phase_began.append((began_ns, phase.name))
         async with AsyncExitStack() as faults:
             self._mark("phase.began", phase.name)
-            proofs: list[tuple[str, Proof]] = []
-            for fault in phase.faults:
-                faults.callback(self._mark, "fault.ended", fault.name, phase=phase.name)  # once it is undone
-                proof = await faults.enter_async_context(fault.injected(self._endpoints, self._clock))
-                self._mark("fault.began", fault.name, phase=phase.name, service=fault.service)
-                proofs.append((fault.name, proof))
-            await self._arrivals(phase, began_ns)
-            for name, proof in proofs:
+            proofs = await self._inject(phase, faults)
+            if proofs is not None:
+                await self._arrivals(phase, began_ns)
+            for name, proof in proofs or ():
                 effective, because = await proof.effect()
                 self._mark("fault.proof", name, phase=phase.name, effective=effective, because=because)
         await self._read_everything()
         self._mark("phase.ended", phase.name, started=self.progress.started, dropped=self.progress.dropped)
+
+    async def _inject(self, phase: Phase, faults: AsyncExitStack) -> list[tuple[str, Proof]] | None:
+        """The proofs of the phase's faults, by name; None where one of them cannot be had: without it the phase would
+        say something else than was asked."""
+        self._follow_restarts()
+        proofs: list[tuple[str, Proof]] = []
+        for fault in phase.faults:
+            faults.callback(self._mark, "fault.ended", fault.name, phase=phase.name)  # once it is undone
+            try:
+                proof = await faults.enter_async_context(fault.injected(self._endpoints, self._clock))
+            except FaultUnavailable as unavailable:
+                self._mark("fault.unavailable", fault.name, phase=phase.name, why=unavailable.reason)
+                return None
+            self._mark("fault.began", fault.name, phase=phase.name, service=fault.service)
+            proofs.append((fault.name, proof))
+        return proofs
 
     async def _arrivals(self, phase: Phase, began_ns: int) -> None:
         finished = asyncio.Event()
@@ -264,7 +278,14 @@ class Execution:
                 await self._read_everything()
                 await self._bury_the_dead()
 
+    def _follow_restarts(self) -> None:
+        """What a fault has ended or started again is other processes now, at the same address."""
+        for name, endpoint in self._endpoints.items():
+            if isinstance(endpoint.handle, Child):
+                self._endpoints[name] = replace(endpoint, pids=endpoint.handle.pids)
+
     async def _read_everything(self) -> None:
+        self._follow_restarts()
         now_ns = self._clock.now_ns()
         if self._dropped_unwritten:
             self._mark("arrival.dropped", self.progress.phase, count=self._dropped_unwritten)
@@ -274,10 +295,15 @@ class Execution:
         for service in self._all_services():
             if isinstance(service, Metered):
                 self._append_samples(service.drain(now_ns))
-        for probe in self._plan.probes:
-            for name, value in probe.read(self._endpoints[probe.service]).items():
-                self._notebook.append(Sample(now_ns, probe.service, name, value))
+        await asyncio.gather(*(self._read(probe, now_ns) for probe in self._plan.probes))
         await asyncio.gather(*(self._hear_witness(s) for s in self._all_services() if isinstance(s, Witness)))
+
+    async def _read(self, probe: Probe, now_ns: int) -> None:
+        readings = probe.read(self._endpoints[probe.service])
+        if isinstance(readings, Awaitable):
+            readings = await readings
+        for name, value in readings.items():
+            self._notebook.append(Sample(now_ns, probe.service, name, value))
 
     async def _hear_witness(self, service: Service) -> None:
         assert isinstance(service, Witness)

@@ -96,6 +96,42 @@ def memory_kb(pid: int) -> dict[str, int] | None:
     return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
+def data_kb(pid: int) -> int | None:
+    """Its private writable memory, touched or not: what RLIMIT_DATA limits. None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("VmData:")), None)
+    except OSError:
+        return None
+
+
+def limits(pid: int) -> dict[str, int | None] | None:
+    """The soft limits by the kernel's names ("Max open files"); None for one that is unlimited.
+
+    None when it is gone or another user's.
+    """
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+            lines = [line.rstrip() for line in file][1:]
+    except OSError:
+        return None
+    found = {line[:26].rstrip(): line[26:].split()[0] for line in lines}
+    return {name: None if value == "unlimited" else int(value) for name, value in found.items()}
+
+
+def available_bytes() -> int:
+    """The memory that could be had without swapping (MemAvailable)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+
+
+def capable(capability: int) -> bool:
+    """Whether we have it in effect, by its number in capabilities(7)."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return bool(effective >> capability & 1)
+
+
 def open_files(pid: int) -> int | None:
     """How many file descriptors it has open; None when it is gone or another user's."""
     try:

@@ -16,8 +16,8 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +27,8 @@ _SUPERVISOR = Path(__file__).with_name("_supervise.py")
 _KEPT_BYTES = 64 * 1024  # of a child's output, for its last lines
 _LAST_LINES = 20
 _LAST_BREATH_SECONDS = 0.1
+_COLLECT_LOOKS = 200
+_COLLECT_SECONDS = 0.005
 _KILL_SECONDS = 6.0  # the supervisor gives up after 5
 
 
@@ -49,10 +51,19 @@ async def child(
     """
     environment = {**os.environ, **(env or {})}
     _check_executable(name, argv[0], environment, cwd)
-    running = Child(name, argv, environment, cwd, log)
+    running = Child(
+        name,
+        argv,
+        environment,
+        cwd,
+        log,
+        ready=ready,
+        start_within_seconds=start_within_seconds,
+        stop_within_seconds=stop_within_seconds,
+    )
     grace_seconds = 0.0
     try:
-        await running._start(ready, start_within_seconds)
+        await running._start()
         grace_seconds = stop_within_seconds
         yield running
     finally:
@@ -60,17 +71,38 @@ async def child(
 
 
 class Child:
-    """A program that `child()` started. Its output is always read, so that it never waits for us."""
+    """A program that `child()` started. Its output is always read, so that it never waits for us.
+
+    It may be ended on purpose, which is no death, and started again at the same address: then it is another process,
+    with an output of its own, started with `argv`.
+    """
 
     def __init__(
-        self, name: str, argv: Sequence[str], environment: Mapping[str, str], cwd: str | None, log: Path | None
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None,
+        log: Path | None,
+        *,
+        ready: Callable[[Child], Awaitable[str]],
+        start_within_seconds: float,
+        stop_within_seconds: float,
     ) -> None:
         self.name = name
-        self.pid = 0
+        self.argv = argv
         self.url = ""
+        self._environment, self._cwd, self._log = environment, cwd, log
+        self._ready = ready
+        self._start_within_seconds = start_within_seconds
+        self._stop_within_seconds = stop_within_seconds
+        self._excuses = 0
+        self._spawn()
+
+    def _spawn(self) -> None:
+        self.pid = 0
         self.awaiting = "the program to be executed"  # what the start waits for; `ready` may say more
-        self._argv = argv
-        self._output = _Output(_opened(log, name))
+        self._output = _Output(_opened(self._log, self.name))
         self._executed, self._ended, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._told = b""
         self._exit_code: int | None = None
@@ -79,18 +111,20 @@ class Child:
         self._link, theirs = socket.socketpair()
         try:
             self._supervisor = subprocess.Popen(  # noqa: S603  (the plan's own command)
-                [sys.executable, "-I", "-S", str(_SUPERVISOR), *argv],
+                [sys.executable, "-I", "-S", str(_SUPERVISOR), *self.argv],
                 stdin=theirs.fileno(),
                 stdout=self._output.pipe(stdout=True),
                 stderr=self._output.pipe(stdout=False),
-                env=dict(environment),
-                cwd=cwd,
+                env=dict(self._environment),
+                cwd=self._cwd,
                 start_new_session=True,  # the terminal's Ctrl-C is ours to answer
             )
         except OSError as error:
             self._link.close()
             self._output.close()
-            raise ServiceError(f"{name}: no process could be started: {in_words(error)}") from None
+            self._ended.set()
+            self._gone.set()
+            raise ServiceError(f"{self.name}: no process could be started: {in_words(error)}") from None
         finally:
             theirs.close()
             self._output.close_writers()
@@ -107,14 +141,59 @@ class Child:
             return None
         return f"{self.name} {self._how_it_ended()}{self._last_words()}"
 
+    # ---------------------------------------------------------------- ending on purpose
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of what it was last started as; empty while it is down."""
+        return (self.pid,) if self._executed.is_set() and not self._ended.is_set() else ()
+
+    async def end(self, *, asked: bool) -> str:
+        """End its whole tree: by SIGTERM and, after its time, SIGKILL; unless `asked`, by SIGKILL at once.
+
+        Gives how it ended, as a clause that follows its name. Harmless when it is down.
+        """
+        if self._ended.is_set():
+            return "was down already"
+        await self._stop(self._stop_within_seconds if asked else 0)
+        if not asked:
+            return "was killed by SIGKILL"
+        if self._exit_code is None:
+            return f"did not end within {self._stop_within_seconds:g} s of SIGTERM and was killed"
+        return f"{self._how_it_ended()} after SIGTERM"
+
+    async def start_again(self) -> None:
+        """Start it as it was started; returns once it answers. Harmless when it is up. Raises ServiceError."""
+        if not self._ended.is_set():
+            return
+        await self._stop(0)  # of the last one, whatever is left
+        self._spawn()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop(0)
+            raise
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Should it die meanwhile, that was meant to be: it has no obituary."""
+        self._excuses += 1
+        try:
+            yield
+        finally:
+            self._excuses -= 1
+
+    # ---------------------------------------------------------------- starting and stopping
+
     async def first_line(self) -> str:
         """The first line of its stdout, without the newline; waits until it comes or the start is given up."""
         self.awaiting = "the first line on its stdout"
         return await asyncio.shield(self._output.first_line)
 
-    async def _start(self, ready: Callable[[Child], Awaitable[str]], within_seconds: float) -> None:
+    async def _start(self) -> None:
+        within_seconds = self._start_within_seconds
         end = asyncio.ensure_future(self._ended.wait())
-        start = asyncio.ensure_future(self._become_ready(ready))
+        start = asyncio.ensure_future(self._become_ready())
         try:
             await asyncio.wait({end, start}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
             if self._ended.is_set() and not start.done():
@@ -127,23 +206,26 @@ class Child:
             end.cancel()
             start.cancel()
             await asyncio.gather(end, start, return_exceptions=True)
-        who = f"{self.name} ({shlex.join(self._argv)})"
+        who = f"{self.name} ({shlex.join(self.argv)})"
         if self._ended.is_set():
             raise ServiceError(f"{who} {self._how_it_ended()} when it was started{self._last_words()}")
         problem = f"did not start within {within_seconds:g} s: still waiting for {self.awaiting}"
         raise ServiceError(f"{who} {problem}{self._last_words()}")
 
-    async def _become_ready(self, ready: Callable[[Child], Awaitable[str]]) -> str:
+    async def _become_ready(self) -> str:
         await self._executed.wait()
-        return await ready(self)
+        return await self._ready(self)
 
     async def _stop(self, grace_seconds: float) -> None:
         """Ask, wait, kill. Whatever interrupts the waiting, the tree is dead and collected afterwards."""
-        self._stopped_by_us = not self._ended.is_set()
+        if self._link.fileno() < 0:  # that was done before
+            return
+        self._stopped_by_us = self._stopped_by_us or not self._ended.is_set()
         try:
             if grace_seconds > 0 and not self._ended.is_set():
                 await self._after(lambda: self._link.send(b"T"), grace_seconds)
             await self._after(lambda: self._link.shutdown(socket.SHUT_WR), _KILL_SECONDS)
+            await self._supervisor_gone()
         finally:
             asyncio.get_running_loop().remove_reader(self._link)
             self._link.close()
@@ -153,6 +235,14 @@ class Child:
                 self._supervisor.kill()
                 self._supervisor.wait()
             self._output.close()
+            self._ended.set()
+
+    async def _supervisor_gone(self) -> None:
+        """Wait for its last milliseconds without holding up the calls of a run that goes on."""
+        for _ in range(_COLLECT_LOOKS):
+            if self._supervisor.poll() is not None:
+                return
+            await asyncio.sleep(_COLLECT_SECONDS)
 
     async def _after(self, request: Callable[[], object], within_seconds: float) -> None:
         if self._gone.is_set():
@@ -172,7 +262,7 @@ class Child:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._link)
-            self._ended.set()
+            self._is_over()
             self._gone.set()
             return
         *lines, self._told = (self._told + data).split(b"\n")
@@ -183,10 +273,15 @@ class Child:
                 self._executed.set()
             elif word == "failed":
                 self._errno = int(number)
-                self._ended.set()
+                self._is_over()
             elif word == "ended":
                 self._exit_code = int(number)
-                self._ended.set()
+                self._is_over()
+
+    def _is_over(self) -> None:
+        if not self._ended.is_set():
+            self._stopped_by_us = self._stopped_by_us or self._excuses > 0
+            self._ended.set()
 
     def _how_it_ended(self) -> str:
         if self._errno:

@@ -89,7 +89,7 @@ class Command:
             log=self.log,
         )
         async with starting as self._child:
-            yield Endpoint(self._child.url, (self._child.pid,))
+            yield Endpoint(self._child.url, (self._child.pid,), self._child)
 
     def obituary(self) -> str | None:
         return None if self._child is None else self._child.obituary()
@@ -120,6 +120,7 @@ class AlreadyRunning:
 
     name: str
     url: str
+    has_processes = False  # that we know of
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:

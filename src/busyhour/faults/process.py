@@ -6,19 +6,191 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 
 from busyhour import proc
 from busyhour.clock import SystemClock
 from busyhour.errors import PlanError, ServiceError
-from busyhour.faults.undoing import aimed_at, to_the_end
+from busyhour.faults.claims import Claim
+from busyhour.faults.undoing import (
+    Restartable,
+    check_times,
+    ended,
+    in_force,
+    roots,
+    to_the_end,
+    with_processes,
+)
 from busyhour.model import MS, SECOND, Clock, Endpoint, Proof, Service
 
 _LOOKS = 1000  # 2 ms apart: the kernel stops and continues a process within milliseconds
 _LOOK_SECONDS = 0.002
 _STOPPED = "T"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """All processes of a service die at once (SIGKILL), `after_seconds` into the phase.
+
+    It is started again, as it was and at the same address, `restart_after_seconds` later, or when the phase ends; not
+    at all if `stays_dead`: then the rest of the run goes without it. Its proof: the kernel's word that they are gone.
+    """
+
+    victim: Service
+    after_seconds: float = field(default=0.0, kw_only=True)
+    restart_after_seconds: float | None = field(default=None, kw_only=True)
+    stays_dead: bool = field(default=False, kw_only=True)
+    acts_on_processes = True
+
+    def __post_init__(self) -> None:
+        check_times(self.name, after_seconds=self.after_seconds, seconds=self.restart_after_seconds)
+        if self.stays_dead and self.restart_after_seconds is not None:
+            raise PlanError(f"the fault {self.name!r} is to stay dead and to be started again; leave out one of them")
+
+    @property
+    def name(self) -> str:
+        return f"{self.victim.name} killed"
+
+    @property
+    def service(self) -> str:
+        return self.victim.name
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        lasting = inf if self.restart_after_seconds is None else self.restart_after_seconds
+        return claims_of_all(self.service, self.after_seconds, self.after_seconds + lasting)
+
+    @asynccontextmanager
+    async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
+        """Raises PlanError for a service that cannot be started again, ServiceError when it does not come back."""
+        death = _Death(self.service, restartable(self.name, self.service, endpoints), clock, self.stays_dead)
+        async with in_force(death, clock, after_seconds=self.after_seconds, seconds=self.restart_after_seconds):
+            yield death
+
+
+class _Death:
+    """A service that we have killed, and the proof of it."""
+
+    def __init__(self, service: str, handle: Restartable, clock: Clock, stays_dead: bool) -> None:
+        self._service = service
+        self._handle = handle
+        self._clock = clock
+        self._stays_dead = stays_dead
+        self._killed: list[proc.Stat] = []
+        self._killed_ns: int | None = None
+        self._back_ns: int | None = None
+
+    async def effect(self) -> tuple[bool, str]:
+        if self._killed_ns is None:
+            return False, f"no process of {self._service} has been killed"
+        count = len(self._killed)
+        who = "the process" if count == 1 else f"all {count} processes"
+        again = "and is still down"
+        if self._back_ns is not None:
+            again = f"and answered again {(self._back_ns - self._killed_ns) / SECOND:.1f} s later"
+        return True, f"{self._service} lost {who} by SIGKILL, {again}"
+
+    async def begin(self) -> None:
+        if self._killed_ns is not None:
+            return
+        self._killed = proc.tree(self._handle.pids)
+        if not self._killed:
+            raise ServiceError(f"{self._service} cannot be killed: its processes are gone")
+        await self._handle.end(asked=False)
+        if left := [one for one in self._killed if _same(proc.stat(one.pid), one)]:
+            names = ", ".join(f"{one.name} (pid {one.pid})" for one in left)
+            raise ServiceError(f"{self._service} could not be killed: {names} is still there after SIGKILL")
+        self._killed_ns = self._clock.now_ns()
+
+    async def end(self) -> None:
+        if self._killed and self._back_ns is None and not self._stays_dead:
+            await self._handle.start_again()
+            self._back_ns = self._clock.now_ns()
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A service is ended in order (SIGTERM, and after its time SIGKILL) and started again at the same address.
+
+    Its proof: the processes that it was are gone, and others answer.
+    """
+
+    victim: Service
+    after_seconds: float = field(default=0.0, kw_only=True)
+    acts_on_processes = True
+
+    def __post_init__(self) -> None:
+        check_times(self.name, after_seconds=self.after_seconds, seconds=None)
+
+    @property
+    def name(self) -> str:
+        return f"{self.victim.name} restarted"
+
+    @property
+    def service(self) -> str:
+        return self.victim.name
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        return claims_of_all(self.service, self.after_seconds, inf)
+
+    @asynccontextmanager
+    async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
+        """Raises PlanError for a service that cannot be started again, ServiceError when it does not come back."""
+        renewal = _Renewal(self.service, restartable(self.name, self.service, endpoints), clock)
+        async with in_force(renewal, clock, after_seconds=self.after_seconds):
+            yield renewal
+
+
+class _Renewal:
+    """A service that we have ended and started again, and the proof of it."""
+
+    def __init__(self, service: str, handle: Restartable, clock: Clock) -> None:
+        self._service = service
+        self._handle = handle
+        self._clock = clock
+        self._how = ""
+        self._asked_ns = 0
+        self._back_ns: int | None = None
+
+    async def effect(self) -> tuple[bool, str]:
+        if not self._how:
+            return False, f"{self._service} has not been asked to end"
+        if self._back_ns is None:
+            return False, f"{self._service} {self._how} and does not answer again yet"
+        seconds = (self._back_ns - self._asked_ns) / SECOND
+        return True, f"{self._service} {self._how}, and answered again {seconds:.1f} s after it was asked to end"
+
+    async def begin(self) -> None:
+        if self._how:
+            return
+        if not self._handle.pids:
+            raise ServiceError(f"{self._service} cannot be restarted: its processes are gone")
+        self._asked_ns = self._clock.now_ns()
+        self._how = await self._handle.end(asked=True)
+        await self.end()
+
+    async def end(self) -> None:
+        if self._how and self._back_ns is None:
+            await self._handle.start_again()
+            self._back_ns = self._clock.now_ns()
+
+
+def restartable(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> Restartable:
+    """The handle of a service that can be started again. Raises PlanError."""
+    handle = with_processes(fault, service, endpoints).handle
+    if not isinstance(handle, Restartable):
+        raise PlanError(f"the fault {fault!r} needs a service that busyhour can start again, and {service} is none")
+    return handle
+
+
+def claims_of_all(service: str, from_seconds: float, to_seconds: float) -> list[Claim]:
+    """Everything about its processes: while they are gone, nothing else can be done to them."""
+    what = ("processes", "open files", "memory", "file sizes")
+    return [Claim(of=f"the {one} of {service}", from_seconds=from_seconds, to_seconds=to_seconds) for one in what]
 
 
 @dataclass(frozen=True)
@@ -32,10 +204,10 @@ class Freeze:
     victim: Service
     seconds: float
     after_seconds: float = field(default=0.0, kw_only=True)
+    acts_on_processes = True
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.after_seconds < 0:
-            raise PlanError(f"the fault {self.name!r} has no duration: give it more than 0 s, after 0 s or more")
+        check_times(self.name, after_seconds=self.after_seconds, seconds=self.seconds)
 
     @property
     def name(self) -> str:
@@ -45,41 +217,25 @@ class Freeze:
     def service(self) -> str:
         return self.victim.name
 
+    @property
+    def claims(self) -> Sequence[Claim]:
+        until = self.after_seconds + self.seconds
+        return [Claim(of=f"the processes of {self.service}", from_seconds=self.after_seconds, to_seconds=until)]
+
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError for a service without processes, ServiceError when they are gone or do not obey."""
-        endpoint = aimed_at(self.name, self.service, endpoints)
-        if not endpoint.pids:
-            raise PlanError(
-                f"the fault {self.name!r} needs processes, and {self.service} has none that busyhour started: "
-                "it runs inside the harness, or elsewhere"
-            )
-        frost = _Frost(self.service, endpoint.pids, clock)
-        try:
-            if self.after_seconds == 0:
-                await frost.stop()
-            task = asyncio.ensure_future(self._freeze(frost, clock))
-            try:
-                yield frost
-            finally:
-                await to_the_end(_ended(task))
-        finally:
-            await to_the_end(frost.thaw())
-
-    async def _freeze(self, frost: _Frost, clock: Clock) -> None:
-        if self.after_seconds > 0:
-            await clock.sleep_until(clock.now_ns() + round(self.after_seconds * SECOND))
-            await frost.stop()
-        await clock.sleep_until(clock.now_ns() + round(self.seconds * SECOND))
-        await frost.thaw()
+        frost = _Frost(self.service, with_processes(self.name, self.service, endpoints), clock)
+        async with in_force(frost, clock, after_seconds=self.after_seconds, seconds=self.seconds):
+            yield frost
 
 
 class _Frost:
     """The processes that we have stopped, and the proof of it."""
 
-    def __init__(self, service: str, roots: tuple[int, ...], clock: Clock) -> None:
+    def __init__(self, service: str, endpoint: Endpoint, clock: Clock) -> None:
         self._service = service
-        self._roots = roots
+        self._endpoint = endpoint
         self._clock = clock
         self._ours: dict[int, proc.Stat] = {}
         self._seen_stopped = 0
@@ -94,10 +250,10 @@ class _Frost:
         who = "the process" if self._seen_stopped == 1 else f"all {self._seen_stopped} processes"
         return True, f"{who} of {self._service} stood still (state T) for {seconds}"
 
-    async def stop(self) -> None:
+    async def begin(self) -> None:
         """Returns once the kernel shows all of them as stopped, those included that were forked meanwhile."""
         for _ in range(_LOOKS):
-            processes = proc.tree(self._roots)
+            processes = proc.tree(roots(self._endpoint))
             if not processes:
                 raise ServiceError(f"{self._service} cannot be frozen: its processes are gone")
             running = [one for one in processes if one.state != _STOPPED]
@@ -111,7 +267,7 @@ class _Frost:
         names = ", ".join(f"{one.name} (pid {one.pid}, state {one.state})" for one in running)
         raise ServiceError(f"{self._service} cannot be frozen: {names} did not stop within 2 s of SIGSTOP")
 
-    async def thaw(self) -> None:
+    async def end(self) -> None:
         """Returns once none of those we stopped is shown as stopped; harmless when there are none."""
         for look in range(_LOOKS):
             still = [now for pid, one in self._ours.items() if (now := proc.stat(pid)) and _same_and_stopped(now, one)]
@@ -137,8 +293,13 @@ class _Frost:
             ) from None
 
 
+def _same(now: proc.Stat | None, before: proc.Stat) -> bool:
+    """Whether it is still there, and no later process of the same number."""
+    return now is not None and now.began_ticks == before.began_ticks and now.state != "Z"
+
+
 def _same_and_stopped(now: proc.Stat, before: proc.Stat) -> bool:
-    return now.began_ticks == before.began_ticks and now.state == _STOPPED
+    return _same(now, before) and now.state == _STOPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +331,7 @@ class BlockLoop:
         try:
             yield blocks
         finally:
-            await to_the_end(_ended(task))
+            await to_the_end(ended(task))
 
     async def _block(self, blocks: _Blocks, clock: Clock) -> None:
         next_ns = clock.now_ns()
@@ -200,10 +361,3 @@ class _Blocks:
         longest_ms = self._longest_ns / MS
         times = "once" if self._count == 1 else f"{self._count} times"
         return True, f"the event loop was blocked {times}, for up to {longest_ms:.0f} ms"
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """The task is over; what it failed with is raised."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -1,25 +1,20 @@
 """Faults of the AI vendors, hard and grey: a twin is told to behave otherwise, and told back.
 
-The twins are spoken to over their admin path, `GET` and `PUT /_twin/behaviour`.
+The twins are spoken to over their admin paths (`busyhour.admin`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import aiohttp
-import yarl
-
-from busyhour import proc
+from busyhour import admin, proc
 from busyhour.errors import PlanError, ServiceError
+from busyhour.faults.claims import Claim
 from busyhour.faults.undoing import aimed_at, to_the_end
 from busyhour.model import JSON, Clock, Endpoint, Proof, Service
-
-_PATH = "/_twin/behaviour"
-_WITHIN_SECONDS = 5.0
 
 
 class Setting(Protocol):
@@ -54,15 +49,21 @@ class Behave:
     def service(self) -> str:
         return self.twin.name
 
+    @property
+    def claims(self) -> Sequence[Claim]:
+        share = sum(self.outcomes.values())
+        outcomes = [Claim(of=f"the outcomes of {self.service}", share=share)] if self.outcomes else []
+        return [*outcomes, *(Claim(of=f"the {name} of {self.service}") for name in self.latencies)]
+
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError when the twin knows no such outcome, ServiceError when it does not obey or answer."""
         endpoint = aimed_at(self.name, self.service, endpoints)
-        before = await _ask(self.service, endpoint, "GET")
+        before = await admin.behaviour(endpoint, self.service)
         proof = _Served(self, endpoint, _served(before))
         try:
             change = self._change(before)
-            await _ask(self.service, endpoint, "PUT", change)
+            await admin.behave(endpoint, change, self.service)
             await self._verify(endpoint, change, "did not take effect")
             yield proof
         finally:
@@ -85,11 +86,11 @@ class Behave:
         await proof.read()
         changed = {*self.latencies, *(["outcomes"] if self.outcomes else [])}
         earlier = {name: before[name] for name in changed if name in before}
-        await _ask(self.service, endpoint, "PUT", earlier)
+        await admin.behave(endpoint, earlier, self.service)
         await self._verify(endpoint, earlier, "could not be undone")
 
     async def _verify(self, endpoint: Endpoint, wanted: Mapping[str, JSON], failure: str) -> None:
-        now = await _ask(self.service, endpoint, "GET")
+        now = await admin.behaviour(endpoint, self.service)
         for name, value in wanted.items():
             if not _same(now.get(name), value):
                 raise ServiceError(
@@ -116,7 +117,7 @@ class _Served:
 
     async def _now(self) -> tuple[bool, str]:
         fault = self._fault
-        served = _served(await _ask(fault.service, self._endpoint, "GET"))
+        served = _served(await admin.behaviour(self._endpoint, fault.service))
         since = {outcome: count - self._before.get(outcome, 0) for outcome, count in served.items()}
         every = sum(since.values())
         if not fault.outcomes:
@@ -151,8 +152,18 @@ def ZeroAudio(twin: Service, *, share: float = 1.0) -> Behave:  # noqa: N802  (a
 
 
 def Stall(twin: Service, *, share: float = 1.0) -> Behave:  # noqa: N802  (a noun in a plan)
-    """The synthesiser's audio stops in the middle and never goes on."""
+    """The model's tokens, or the synthesiser's audio, stop in the middle and never go on."""
     return _outcome(twin, "stall", share)
+
+
+def Error(twin: Service, *, share: float = 1.0) -> Behave:  # noqa: N802  (a noun in a plan)
+    """A speech vendor answers with an error message of its own, on a connection that was accepted."""
+    return _outcome(twin, "error", share)
+
+
+def Quota(twin: Service, *, share: float = 1.0) -> Behave:  # noqa: N802  (a noun in a plan)
+    """The account's credits are used up: the vendor says so, in its own words."""
+    return _outcome(twin, "quota", share)
 
 
 def NoFinal(twin: Service, *, share: float = 1.0) -> Behave:  # noqa: N802  (a noun in a plan)
@@ -188,30 +199,6 @@ def Slow(twin: Service, **latencies: Setting) -> Behave:  # noqa: N802  (a noun 
 def _outcome(twin: Service, outcome: str, share: float) -> Behave:
     at = "" if share == 1 else f" at {share:.3g}"
     return Behave(twin, name=f"{twin.name} {outcome}{at}", outcomes={outcome: share})
-
-
-# ---------------------------------------------------------------- the admin path
-
-
-async def _ask(
-    service: str, endpoint: Endpoint, method: str, change: Mapping[str, JSON] | None = None
-) -> dict[str, Any]:
-    """The behaviour the twin answers. Raises PlanError when it refuses the change, ServiceError else."""
-    try:
-        url = yarl.URL(endpoint.url).origin().with_path(_PATH)
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_SECONDS)) as session,
-            session.request(method, url, json=change) as response,
-        ):
-            answer: object = await response.json(content_type=None)
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        words = str(error) or type(error).__name__
-        raise ServiceError(f"{service} does not answer {method} {endpoint.url} {_PATH}: {words}") from None
-    if response.status == 400 and isinstance(answer, dict):
-        raise PlanError(f"{service} refuses the behaviour {change}: {answer.get('error', answer)}")
-    if response.status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("outcomes"), dict):
-        raise ServiceError(f"{service} at {endpoint.url} is no twin whose behaviour can be changed: {response.status}")
-    return answer
 
 
 def _served(behaviour: Mapping[str, Any]) -> Mapping[str, int]:

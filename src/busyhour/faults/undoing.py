@@ -1,12 +1,43 @@
-"""What all faults share: whom they are aimed at, and an undoing that nothing interrupts."""
+"""What all faults share: whom they are aimed at, when they act, and an undoing that nothing interrupts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from typing import Protocol, runtime_checkable
 
 from busyhour.errors import PlanError
-from busyhour.model import Endpoint
+from busyhour.model import SECOND, Clock, Endpoint
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """The handle of a service whose processes may be ended on purpose, which is no death, and started again.
+
+    `processes.Child` is one, and says what is to be kept.
+    """
+
+    @property
+    def pids(self) -> tuple[int, ...]: ...
+
+    async def end(self, *, asked: bool) -> str: ...
+
+    async def start_again(self) -> None: ...
+
+    def excused(self) -> AbstractContextManager[None]: ...
+
+
+class Harm(Protocol):
+    """What a fault does. Either may be called again, and after the other has failed half-way."""
+
+    async def begin(self) -> None:
+        """Returns once it is seen to be in force. Raises ServiceError."""
+        ...
+
+    async def end(self) -> None:
+        """Undo it; returns once it is seen to be undone. Raises ServiceError."""
+        ...
 
 
 def aimed_at(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> Endpoint:
@@ -18,6 +49,64 @@ def aimed_at(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> End
             f"(it starts: {known}); add it to the plan's services"
         )
     return endpoints[service]
+
+
+def with_processes(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> Endpoint:
+    """Where the service is found, which has processes. Raises PlanError."""
+    endpoint = aimed_at(fault, service, endpoints)
+    if not endpoint.pids and not isinstance(endpoint.handle, Restartable):
+        raise PlanError(
+            f"the fault {fault!r} needs processes, and {service} has none that busyhour started: "
+            "it runs inside the harness, or elsewhere"
+        )
+    return endpoint
+
+
+def roots(endpoint: Endpoint) -> tuple[int, ...]:
+    """The processes that the service is at this instant: it may have been started again."""
+    return endpoint.handle.pids if isinstance(endpoint.handle, Restartable) else endpoint.pids
+
+
+def check_times(fault: str, *, after_seconds: float, seconds: float | None) -> None:
+    """Raises PlanError for a fault that would end before it begins."""
+    if after_seconds < 0 or (seconds is not None and seconds <= 0):
+        raise PlanError(f"the fault {fault!r} has no duration: give it more than 0 s, after 0 s or more")
+
+
+@asynccontextmanager
+async def in_force(
+    harm: Harm, clock: Clock, *, after_seconds: float = 0.0, seconds: float | None = None
+) -> AsyncIterator[None]:
+    """The harm begins so long after the body, and ends after `seconds`, or with the body; it is always ended.
+
+    What goes wrong with it while the body runs is raised when the body is over.
+    """
+    try:
+        if after_seconds == 0:
+            await to_the_end(harm.begin())
+        task = asyncio.ensure_future(_begin_and_end(harm, clock, after_seconds, seconds))
+        try:
+            yield
+        finally:
+            await to_the_end(ended(task))
+    finally:
+        await to_the_end(harm.end())
+
+
+async def _begin_and_end(harm: Harm, clock: Clock, after_seconds: float, seconds: float | None) -> None:
+    if after_seconds > 0:
+        await clock.sleep_until(clock.now_ns() + round(after_seconds * SECOND))
+        await to_the_end(harm.begin())
+    if seconds is not None:
+        await clock.sleep_until(clock.now_ns() + round(seconds * SECOND))
+        await to_the_end(harm.end())
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """The task is over; what it failed with is raised."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def to_the_end(undoing: Coroutine[object, object, None]) -> None:
