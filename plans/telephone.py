@@ -134,10 +134,12 @@ def started_by(command: str, **environment: str) -> Command:
             "TELNYX_API_BASE": carrier,
             "TELNYX_PUBLIC_KEY": carrier.public_key,
             "TELNYX_API_KEY": "KEY-of-the-twin",
+            "LLM_CHAIN": "openai",  # no other vendor, whatever keys are in the environment
             "OPENAI_BASE_URL": llm,
             "OPENAI_API_KEY": "sk-of-the-twin",
             "DEEPGRAM_URL": stt,
             "DEEPGRAM_API_KEY": "of-the-twin",
+            "TTS_CHAIN": "cartesia",
             "CARTESIA_URL": tts,
             "CARTESIA_API_KEY": "of-the-twin",
             **environment,

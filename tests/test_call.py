@@ -8,7 +8,7 @@ import pytest
 from busyhour.carriers.memory import Manner, MemoryCarrier
 from busyhour.clock import VirtualClock
 from busyhour.model import MS, SECOND, Arrival, Audio, Endpoint, Operation
-from busyhour.workloads.call import BargeIn, Call, Greeting, Press, Say, Scenario, Silence, Step
+from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence, Step
 
 # 1.5 s of audio, of which speech is 0.1 s to 1.3 s
 AUDIO = Audio("test.words", "some words", np.zeros(12_000, np.int16), 8000, 800, 10_400)
@@ -153,3 +153,26 @@ def test_a_silence_within_an_answer_is_written_down() -> None:
     kinds = placed(Greeting(), Say(AUDIO), manner=Manner(pauses_ms=650))
     assert [(o.ended_ns or 0) - o.due_ns for o in kinds["pause"]] == [650 * MS] * 2
     assert len(kinds["turn"]) == 1
+
+
+# ---------------------------------------------------------------- hanging up
+
+
+def test_a_caller_who_hangs_up_while_the_agent_speaks() -> None:
+    kinds = placed(Greeting(), HangUp(AUDIO, after_ms=700), manner=Manner(speaks_ms=5000))
+    (call,) = kinds["call"]
+    assert (call.outcome, call.detail["ended_by"]) == ("ok", "caller")
+    assert latency_ms(kinds["turn"][0]) == 400
+    cut = [o for o in kinds["speech"] if o.who == "agent"][-1]
+    assert ((cut.ended_ns or 0) - (cut.began_ns or 0)) / MS == 700
+
+
+def test_one_who_is_not_answered_hangs_up_when_the_patience_is_over() -> None:
+    kinds = placed(Greeting(), HangUp(AUDIO, patience_seconds=2), manner=Manner(misses_turn=1))
+    assert [o.outcome for o in kinds["turn"]] == ["missed"]
+    assert [o.outcome for o in kinds["call"]] == ["ok"]
+
+
+def test_nothing_follows_a_hang_up() -> None:
+    problems = Call([Scenario("test", [HangUp(AUDIO), Silence(1)])]).problems()
+    assert problems == ["scenario 'test': nothing can follow a HangUp; make it the last step"]

@@ -72,6 +72,7 @@ def test_proofs_are_kept_and_marked_in_the_next_run(plan, journal, tmp_path, cap
     out = capsys.readouterr().out
     assert "PROVEN    p95 response latency in talk <= 100 ms" in out
     assert "UNPROVEN  count of dropped arrivals" in out
+    assert "2 of 2 harmful variations are caught by the gates meant for them; 1 of 1 benign ones stay green" in out
     assert run(plan, tmp_path / "second.journal") == 0
     lines = capsys.readouterr().out.splitlines()
     assert not any("response latency" in line and "UNPROVEN" in line for line in lines)
@@ -81,6 +82,24 @@ def test_a_control_that_does_not_turn_its_gate_red_leaves_it_unproven(plan, caps
     plan.write_text(plan.read_text().replace("carrier(150)", "carrier(60)"))
     assert main(["prove", str(plan), "--only", "latency"]) == 1
     assert "UNPROVEN  p95 response latency" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("named", "status"), [("", "UNPROVEN"), ("may_redden=[median], ", "PROVEN")])
+def test_a_gate_that_fails_without_cause_is_unproven_until_the_cause_is_named(plan, capsys, named, status) -> None:  # type: ignore[no-untyped-def]
+    median = """
+    median = AtMost(response_latency(talk, q=0.5), 100, "ms")
+    fine = Variation("""
+    text = (
+        plan.read_text().replace("    fine = Variation(", median, 1).replace("gates=[latency", "gates=[median, latency")
+    )
+    slower = 'Variation(name="slower", services=[carrier(160)], may_redden=[latency])'
+    control = f"controls=[Control(median, red={slower}, benign=fine),"
+    text = text.replace("controls=[", control).replace('Variation(name="slow", ', f'Variation(name="slow", {named}')
+    plan.write_text(text)
+    assert main(["prove", str(plan), "--only", "response latency"]) == (0 if status == "PROVEN" else 1)
+    out = capsys.readouterr().out
+    assert f"\n{status:9} p50 response latency in talk" in out
+    assert ("failed without cause under slow" in out) == (status == "UNPROVEN")
 
 
 # ---------------------------------------------------------------- wrong input
@@ -130,7 +149,7 @@ def test_an_existing_journal_is_never_overwritten(plan, journal, capsys) -> None
 
 
 def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore[no-untyped-def]
-    for command in ("run", "judge", "report", "prove", "call"):
+    for command in ("run", "judge", "report", "prove", "call", "emulate", "behave", "learn"):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0

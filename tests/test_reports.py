@@ -98,7 +98,7 @@ def test_a_terminal_marks_what_is_unproven_and_does_not_repeat_a_name(monkeypatc
 
 def test_json_has_its_documented_shape() -> None:
     told = stdlib_json.loads(written(json), parse_constant=pytest.fail)
-    assert list(told) == ["format", "version", "outcome", "exit_code", "run", "validity", "verdicts"]
+    assert list(told) == ["format", "version", "outcome", "exit_code", "run", "validity", "verdicts", "tables"]
     assert (told["format"], told["version"], told["outcome"], told["exit_code"]) == (
         "busyhour.judgement",
         1,

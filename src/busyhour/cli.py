@@ -1,4 +1,4 @@
-"""The command line: run, judge, report, prove, call.
+"""The command line: run, judge, report, prove, call, emulate, behave, learn.
 
 Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
 130 interrupted before anything was measured; 141 nobody reads the output any more.
@@ -15,21 +15,27 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 from rich.console import Console
 
-from busyhour import __version__, controls, proofs, timeline
+from busyhour import __version__, controls, matrix, proofs, timeline
 from busyhour.clock import wall_time
 from busyhour.conduct import conduct
+from busyhour.emulate import behave, serve
+from busyhour.emulate.vendors import VENDORS
 from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
 from busyhour.gates import Judgement, judge
 from busyhour.journal import open_run
+from busyhour.learn import command as learning
 from busyhour.model import EXIT_CODE, Run
 from busyhour.planfile import PlanFile, load
 from busyhour.reports import json as json_report
 from busyhour.reports import junit, text
 
+_AddCommand: TypeAlias = Callable[
+    [str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser
+]  # name, what it does, about, example
 REPORTERS: Mapping[str, Callable[[Run, Judgement, TextIO], None]] = {
     "text": text.report,
     "json": json_report.report,
@@ -126,30 +132,52 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _prove(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
-    console, found = _console(), list[proofs.GateProof]()
+    console, rows, found = _console(), list[matrix.Row](), dict[str, proofs.GateProof]()
     code = 0
     with tempfile.TemporaryDirectory(prefix="busyhour-prove-") as temporary:
         folder = Path(arguments.journals or temporary)
         try:
-            for proof in controls.prove(file, only=arguments.only, folder=folder, seed=arguments.seed, console=console):
-                proofs.keep(file, proof)  # at once: what comes later may be interrupted
-                found.append(proof)
+            for news in controls.prove(file, only=arguments.only, folder=folder, seed=arguments.seed, console=console):
+                if isinstance(news, matrix.Row):
+                    rows.append(news)
+                    continue
+                proofs.keep(file, news)  # at once: what comes later may be interrupted
+                found[news.gate] = news
         except controls.Interrupted as interrupted:
             _complain(str(interrupted))
             code = INTERRUPTED
-    for proof in found:
+    gates = [gate.name for gate in (*file.plan.gates, *file.plan.valid_if)]
+    sys.stdout.writelines(f"{line}\n" for line in (*matrix.lines(rows, gates), "") if rows)
+    for proof in found.values():
         sys.stdout.write(f"{proof.status.upper():9} {proof.gate}\n")
         if proof.status != proofs.PROVEN:
             sys.stdout.write(f"          {proof.because}\n")
-    proven = sum(proof.status == proofs.PROVEN for proof in found)
+    proven = sum(proof.status == proofs.PROVEN for proof in found.values())
     sys.stdout.write(f"\n{proven} of {len(found)} gates are proven; kept in {proofs.path_of(file)}\n")
     return code or (1 if proven < len(found) else 0)
 
 
 def _call(arguments: argparse.Namespace) -> int:
     return timeline.call(
-        arguments.url, says=arguments.say, patience_seconds=arguments.patience, codec=arguments.codec, out=sys.stdout
+        arguments.url,
+        says=arguments.say,
+        patience_seconds=arguments.patience,
+        codec=arguments.codec,
+        out=sys.stdout,
+        carrier=arguments.carrier,
     )
+
+
+def _emulate(arguments: argparse.Namespace) -> int:
+    return serve.emulate(arguments.words, sys.stdout)
+
+
+def _behave(arguments: argparse.Namespace) -> int:
+    return behave.behave(arguments.words, sys.stdout)
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    return learning.learn(arguments, sys.stdout)
 
 
 # ---------------------------------------------------------------- their parts
@@ -275,13 +303,31 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--journals", metavar="FOLDER", help="keep the controls' journals here")
     prove.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
 
+    _add_commands_without_a_plan(command)
+    return parser
+
+
+def _add_commands_without_a_plan(command: _AddCommand) -> None:
     call = command("call", _call, "place one call and print its timeline", timeline.EXAMPLE)
-    call.add_argument("url", help="ws:// URL of an agent that speaks Telnyx media streams")
+    call.add_argument("url", help="ws:// URL of an agent's media stream")
     call.add_argument(
         "--say", action="append", default=[], metavar="TEXT", help="an utterance's name, a text, or a .wav"
     )
     call.add_argument(
         "--patience", type=float, default=6.0, metavar="SECONDS", help="to wait for each answer (default 6)"
     )
-    call.add_argument("--codec", choices=("PCMU", "PCMA", "L16"), default="PCMU")
-    return parser
+    call.add_argument("--codec", choices=("PCMU", "PCMA", "L16"), default="PCMU", help="of Telnyx (default PCMU)")
+    call.add_argument(
+        "--carrier", choices=timeline.CARRIERS, default="telnyx", help="whose media stream it speaks (default telnyx)"
+    )
+
+    # What flags these two take is known once the vendor, or the twin, is: they read the rest of the line themselves.
+    twin = command("emulate", _emulate, "serve a twin of a vendor", serve.EXAMPLE)
+    names = f"one of {', '.join(VENDORS)}; its flags: busyhour emulate VENDOR --help"
+    twin.add_argument("words", nargs=argparse.REMAINDER, metavar="VENDOR ...", help=names)
+
+    other = command("behave", _behave, "show or change how a running twin behaves", behave.EXAMPLE)
+    flags = "the twin's URL, then what is to change; its flags: busyhour behave URL --help"
+    other.add_argument("words", nargs=argparse.REMAINDER, metavar="URL ...", help=flags)
+
+    learning.arguments(command("learn", _learn, "learn how a vendor behaves, for its twin", learning.EXAMPLE))

@@ -1,12 +1,12 @@
 """Proving that gates can fail: each against a control just past its limit and a benign one just inside.
 
-A gate is PROVEN when its red control makes it FAIL and its benign one makes it PASS, both in valid runs. Controls that
-share a variation share its run.
+A gate is PROVEN when each of its red controls makes it FAIL and each benign one makes it PASS, all in valid runs, and
+no other variation makes it fail without cause. Controls that share a variation share its run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from rich.console import Console
 
 from busyhour.conduct import conduct
 from busyhour.errors import PlanError, ServiceError
-from busyhour.gates import judge
+from busyhour.gates import Judgement, judge
 from busyhour.journal import open_run
-from busyhour.model import Control, Outcome, Plan, Variation
+from busyhour.matrix import Row
+from busyhour.model import Control, Outcome, Plan, Variation, Verdict
 from busyhour.planfile import PlanFile, vary
 from busyhour.proofs import PROVEN, UNPROVEN, GateProof
 
@@ -37,6 +38,16 @@ class _Trial:
     controls: Sequence[Control]
     phases: Sequence[str]
 
+    def row(self, judgement: Judgement) -> Row:
+        verdicts = [*judgement.validity, *judgement.verdicts]
+        return Row(
+            variation=self.variation.name,
+            outcomes={verdict.gate: verdict.outcome for verdict in verdicts},
+            red_for=frozenset(c.gate.name for c in self.controls if c.red is self.variation),
+            benign_for=frozenset(c.gate.name for c in self.controls if c.benign is self.variation),
+            may_redden=frozenset(gate.name for gate in self.variation.may_redden),
+        )
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -44,8 +55,9 @@ class _Seen:
     sentence: str
 
 
-def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Console) -> Iterator[GateProof]:
-    """Run every control whose gate's name contains `only`; yields each gate's proof as soon as it is known.
+def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Console) -> Iterator[GateProof | Row]:
+    """Run every control whose gate's name contains `only`; yields the row of each run, and each gate's proof as soon
+    as it is known: a second one if a later run takes it back.
 
     A gate without a control is unproven, and so is one whose control could not be run. Raises PlanError when there is
     no such gate, JournalError, and Interrupted after Ctrl-C or SIGTERM.
@@ -54,35 +66,88 @@ def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Consol
     gates = [gate.name for gate in [*plan.gates, *plan.valid_if] if only in gate.name]
     if not gates:
         raise PlanError(f"{file.path}: no gate's name contains {only!r}")
-    controls = {control.gate.name: control for control in plan.controls if control.gate.name in gates}
-    for name in gates:
-        if name not in controls:
-            yield GateProof(name, UNPROVEN, "the plan has no control for it")
-    seen: dict[tuple[str, int], _Seen] = {}  # by gate and identity of the variation: two may bear one name
-    trials = list(_trials(plan, list(controls.values())))
+    proofs = _Proofs({name: [c for c in plan.controls if c.gate.name == name] for name in gates})
+    yield from proofs.uncontrolled()
+    trials = list(_trials(plan, proofs.controls))
     for number, trial in enumerate(trials, start=1):
         title = f"control {number} of {len(trials)}: {trial.variation.name}"
         journal = folder / f"{number:02}-{_slug(trial.variation.name)}.journal"
         varied = vary(plan, trial.variation, trial.phases)
-        trouble: str | None
+        trouble = ""
         try:
             conducted = conduct(file, varied, journal=journal, seed=seed, console=console, title=title)
         except ServiceError as error:
             trouble = f"the control's run could not be carried out: {error}"
         else:
             if conducted.interrupted:
-                raise Interrupted([name for name in controls if not _both(controls[name], seen)])
-            trouble = None if conducted.stopped is None else f"the control's run was cut short: {conducted.stopped}"
+                raise Interrupted(proofs.untried())
+            if conducted.stopped is not None:
+                trouble = f"the control's run was cut short: {conducted.stopped}"
+        with open_run(journal) as run:
+            judgement = judge(varied, run)
+            verdicts = {control.gate.name: control.gate.judge(run) for control in trial.controls}
+        row = trial.row(judgement)
+        yield row
         for control in trial.controls:
             told = (
-                _Seen(False, f"{control.gate.name}: {trouble}") if trouble else _told(varied, journal, control, trial)
+                _Seen(False, f"{control.gate.name}: {trouble}")
+                if trouble
+                else _told(varied, judgement, verdicts[control.gate.name], red=trial.variation is control.red)
             )
-            seen[control.gate.name, id(trial.variation)] = told
             mark = "[green]as it must[/]" if told.as_it_must else "[red]NOT as it must[/]"
             console.print(f"  {mark}: {told.sentence}", highlight=False, soft_wrap=True)
-            if both := _both(control, seen):
-                status = PROVEN if all(one.as_it_must for one in both) else UNPROVEN
-                yield GateProof(control.gate.name, status, " / ".join(one.sentence for one in both))
+            proofs.see(control, trial.variation, told)
+        yield from proofs.news(row, judgement)
+
+
+class _Proofs:
+    """What has been seen of the controls so far, and the proofs that follow from it."""
+
+    def __init__(self, by_gate: Mapping[str, Sequence[Control]]) -> None:
+        self._by_gate = by_gate
+        self._seen: dict[tuple[int, int], _Seen] = {}  # by identity: two variations may bear one name
+        self._strays: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    @property
+    def controls(self) -> list[Control]:
+        return [control for controls in self._by_gate.values() for control in controls]
+
+    def uncontrolled(self) -> Iterator[GateProof]:
+        for gate, controls in self._by_gate.items():
+            if not controls:
+                yield GateProof(gate, UNPROVEN, "the plan has no control for it")
+
+    def see(self, control: Control, variation: Variation, told: _Seen) -> None:
+        self._seen[id(control), id(variation)] = told
+
+    def untried(self) -> list[str]:
+        return [gate for gate, controls in self._by_gate.items() if controls and self._complete(controls) is None]
+
+    def news(self, row: Row, judgement: Judgement) -> Iterator[GateProof]:
+        """The proofs that are complete since the last time, and those that this run has taken back."""
+        changed = set()
+        for verdict in (*judgement.verdicts, *judgement.validity):
+            if verdict.gate in row.without_cause and verdict.gate in self._by_gate:
+                self._strays.setdefault(verdict.gate, f"failed without cause under {row.variation}: {verdict.because}")
+                changed.add(verdict.gate)
+        for gate, controls in self._by_gate.items():
+            seen = self._complete(controls) if controls else None
+            if seen is None or (gate in self._told and gate not in changed):
+                continue
+            self._told.add(gate)
+            sentences = [one.sentence for one in seen]
+            if gate in self._strays:
+                yield GateProof(gate, UNPROVEN, " / ".join([self._strays[gate], *sentences]))
+            else:
+                status = PROVEN if all(one.as_it_must for one in seen) else UNPROVEN
+                yield GateProof(gate, status, " / ".join(sentences))
+
+    def _complete(self, controls: Sequence[Control]) -> list[_Seen] | None:
+        """What was seen of all variations of a gate's controls; None while one is missing."""
+        found = [self._seen.get((id(c), id(v))) for c in controls for v in (c.red, c.benign)]
+        seen = [one for one in found if one is not None]
+        return seen if len(seen) == len(found) else None
 
 
 def _trials(plan: Plan, controls: Sequence[Control]) -> Iterator[_Trial]:
@@ -93,33 +158,25 @@ def _trials(plan: Plan, controls: Sequence[Control]) -> Iterator[_Trial]:
         # A gate on the whole run is shown its variation in the phases which that changes, or in the first.
         if any(not control.gate.phases for control in mine):
             read |= {*variation.faults, *(p.name for p in variation.phases)} or {plan.phases[0].name}
-        yield _Trial(variation, mine, [phase.name for phase in plan.phases if phase.name in read])
+        wanted = variation.only or read
+        yield _Trial(variation, mine, [phase.name for phase in plan.phases if phase.name in wanted])
 
 
-def _told(plan: Plan, journal: Path, control: Control, trial: _Trial) -> _Seen:
+def _told(plan: Plan, judgement: Judgement, verdict: Verdict, *, red: bool) -> _Seen:
     """Whether the gate said of this run what it must, and the sentence.
 
     The run must be valid, whole and its faults effective; only of the plan's own demands on the harness may one fail,
     and only when it is such a demand that is being proven.
     """
-    must = Outcome.FAIL if trial.variation is control.red else Outcome.PASS
-    with open_run(journal) as run:
-        verdict = control.gate.judge(run)
-        validity = judge(plan, run).validity
+    must = Outcome.FAIL if red else Outcome.PASS
     excused = {gate.name for gate in plan.valid_if}
-    spoilt = [v for v in validity if v.outcome is not Outcome.PASS]
-    if control.gate.name in excused:
+    spoilt = [v for v in judgement.validity if v.outcome is not Outcome.PASS]
+    if verdict.gate in excused:
         spoilt = [v for v in spoilt if v.gate not in excused]
     if spoilt:
-        return _Seen(False, f"{control.gate.name}: the control's run was invalid: {spoilt[0].because}")
+        return _Seen(False, f"{verdict.gate}: the control's run was invalid: {spoilt[0].because}")
     said = verdict.outcome.upper() if verdict.outcome is must else f"{verdict.outcome.upper()}, not {must.upper()}"
     return _Seen(verdict.outcome is must, f"{said}: {verdict.because}")
-
-
-def _both(control: Control, seen: dict[tuple[str, int], _Seen]) -> list[_Seen]:
-    """What was seen of both its variations; empty while one of them is missing."""
-    found = [seen.get((control.gate.name, id(v))) for v in (control.red, control.benign)]
-    return [one for one in found if one is not None] if None not in found else []
 
 
 def _slug(name: str) -> str:

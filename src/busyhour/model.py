@@ -7,7 +7,7 @@ an end that never came: it is infinitely late, not absent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +63,8 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Something that happened at an instant: "run.began", "run.ended", "phase.began", "phase.ended", "fault.began",
-    "fault.ended", "fault.proof", "service.started", "service.died", "arrival.dropped", "run.stopped", "run.failed"."""
+    "fault.ended", "fault.proof", "fault.unavailable" (its phase had no arrivals), "service.started", "service.died",
+    "arrival.dropped", "run.stopped", "run.failed"."""
 
     at_ns: int
     kind: str
@@ -76,10 +77,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a running service is found, and which processes it is (none: it runs in ours, or elsewhere)."""
+    """Where a running service is found, and which processes it is (none: it runs in ours, or elsewhere).
+
+    `handle` is what a fault may take hold of it by: a `processes.Child`, a carrier's `Disturbance`; None if by nothing.
+    """
 
     url: str
     pids: tuple[int, ...] = ()
+    handle: object = field(default=None, compare=False, repr=False)
 
 
 class Service(Protocol):
@@ -279,6 +284,15 @@ class Checkable(Protocol):
     def problems(self) -> Sequence[str]: ...
 
 
+class FaultUnavailable(Exception):
+    """A fault that cannot be injected here, for want of a right or a means: its phase is not run. `reason` is a clause
+    that follows the fault's name, with the mend."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
 class Fault(Protocol):
     """A harm with proof of effect, undone and verified on every way out."""
 
@@ -290,7 +304,9 @@ class Fault(Protocol):
         """The name of the service it harms ("harness" for ourselves)."""
         ...
 
-    def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AbstractAsyncContextManager[Proof]: ...
+    def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AbstractAsyncContextManager[Proof]:
+        """Raises FaultUnavailable, before anything is harmed, where it cannot be done."""
+        ...
 
 
 class Proof(Protocol):
@@ -305,8 +321,8 @@ class Probe(Protocol):
     @property
     def service(self) -> str: ...
 
-    def read(self, endpoint: Endpoint) -> Mapping[str, float]:
-        """Readings by name, unit last. An empty mapping when the process is gone."""
+    def read(self, endpoint: Endpoint) -> Mapping[str, float] | Awaitable[Mapping[str, float]]:
+        """Readings by name, unit last; awaited where they come from elsewhere. Empty when there is nothing to read."""
         ...
 
 
@@ -416,17 +432,21 @@ class Gate(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Variation:
     """The plan with something changed: services of the same name replaced, faults added to phases by phase name,
-    or a phase's own settings replaced by phase name."""
+    or a phase's own settings replaced by phase name. may_redden: gates that fail under it with cause, besides those
+    that it is the red control of: a reply that is 3 s late is dead air, too. only: the phases to run under it (none
+    named: those that its gates read)."""
 
     name: str
     services: Sequence[Service] = ()
     faults: Mapping[str, Sequence[Fault]] = field(default_factory=dict)
     phases: Sequence[Phase] = ()
+    may_redden: Sequence[Gate] = ()
+    only: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Control:
-    """What a gate must tell apart: under `red` it must FAIL (in `valid_if`: not PASS), under `benign` it must PASS."""
+    """What a gate must tell apart: under `red` it must FAIL, under `benign` it must PASS. A gate may have several."""
 
     gate: Gate
     red: Variation
@@ -451,6 +471,16 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """Indicators side by side for people to read: one for each row and column, None where there is none. Nothing is
+    judged by it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Indicator | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to do, in order, and what to demand of it."""
 
@@ -462,4 +492,5 @@ class Plan:
     probes: Sequence[Probe] = ()
     valid_if: Sequence[Gate] = ()
     controls: Sequence[Control] = ()
+    tables: Sequence[Table] = ()
     about: str = ""

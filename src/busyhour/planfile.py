@@ -15,7 +15,8 @@ from typing import Any
 
 from busyhour.arrivals import Hold
 from busyhour.errors import PlanError
-from busyhour.model import Checkable, Fault, Gate, Phase, Plan, Service, Variation
+from busyhour.faults import contradictions
+from busyhour.model import Checkable, Gate, Phase, Plan, Service, Variation
 
 _CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float}
 
@@ -120,29 +121,27 @@ def check(plan: Plan) -> list[str]:
         ]
     names = {service.name for service in services}
     for phase in plan.phases:
-        problems += _strange_faults(phase.name, phase.faults, names)
         problems += _impossible(phase)
+    problems += contradictions(plan)
     problems += [
         f"a probe watches {probe.service!r}, which is not in the plan (its services: {', '.join(sorted(names))})"
         for probe in plan.probes
         if probe.service not in names
     ]
+    for table in plan.tables:
+        problems += [
+            f"the table {table.title!r} has {len(table.columns)} columns, and {len(cells)} indicators in {row!r}"
+            for row, cells in table.rows.items()
+            if len(cells) != len(table.columns)
+        ]
     gates = {gate.name for gate in [*plan.gates, *plan.valid_if]}
     for control in plan.controls:
         if control.gate.name not in gates:
             problems.append(f"a control is for the gate {control.gate.name!r}, which is not in the plan")
         for variation in (control.red, control.benign):
-            problems += _strange_variation(variation, names, phases)
+            strange = _strange_variation(variation, names, phases)
+            problems += strange or contradictions(vary(plan, variation))
     return list(dict.fromkeys(problems))
-
-
-def _strange_faults(phase: str, faults: Sequence[Fault], services: set[str]) -> list[str]:
-    return [
-        f"the fault {fault.name!r} in phase {phase!r} harms {fault.service!r}, which is not in the plan "
-        f"(its services: {', '.join(sorted(services))})"
-        for fault in faults
-        if fault.service not in services | {"harness"}
-    ]
 
 
 def _impossible(phase: Phase) -> list[str]:
@@ -161,6 +160,7 @@ def _strange_variation(variation: Variation, services: set[str], phases: set[str
     unknown = [s.name for s in variation.services if s.name not in services]
     strays = [name for name in [*variation.faults, *(p.name for p in variation.phases)] if name not in phases]
     changes = [f"replaces a service {name!r}" for name in unknown] + [f"changes a phase {name!r}" for name in strays]
+    changes += [f"runs a phase {name!r}" for name in variation.only if name not in phases]
     return [f"the variation {variation.name!r} {change} that is not in the plan" for change in changes]
 
 
@@ -185,7 +185,12 @@ def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> P
     names = {phase.name for phase in kept}
 
     def readable(gates: Sequence[Gate]) -> list[Gate]:
-        return [gate for gate in gates if names.issuperset(gate.phases)]
+        # A variation that names its phases shows a gate on many of them some.
+        return [
+            gate
+            for gate in gates
+            if names.issuperset(gate.phases) or (variation.only and not names.isdisjoint(gate.phases))
+        ]
 
     return replace(
         plan,
@@ -196,4 +201,5 @@ def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> P
         gates=readable(plan.gates),
         valid_if=readable(plan.valid_if),
         controls=(),
+        tables=(),
     )

@@ -1,7 +1,8 @@
 """Fakes and builders for tests: ours, and those of your own plug-ins.
 
 Doing: `VirtualClock`, and `MemoryCarrier` whose `MemoryLine`s are answered by an agent of known `Manner`;
-`check_arrivals` says whether a schedule keeps its contract.
+`check_arrivals` says whether a schedule keeps its contract, `check_carrier` whether a carrier does, `check_fault`
+whether a fault does.
 
 Judging: `MemoryRun` is a run from lists; `whole_run` makes one that began and ended in order; `call`, `turn`,
 `greeting`, `barge_in`, `speech` and `answered` make what a caller writes down, in seconds and milliseconds.
@@ -9,12 +10,29 @@ Judging: `MemoryRun` is a run from lists; `whole_run` makes one that began and e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from busyhour.carriers.checking import check_carrier
 from busyhour.carriers.memory import Manner, MemoryCarrier, MemoryLine, MemoryService
-from busyhour.clock import VirtualClock
-from busyhour.model import JSON, MS, SECOND, Arrivals, Due, Mark, Operation, Sample
+from busyhour.clock import SystemClock, VirtualClock
+from busyhour.model import (
+    JSON,
+    MS,
+    SECOND,
+    Arrivals,
+    Clock,
+    Due,
+    Endpoint,
+    Fault,
+    Mark,
+    Operation,
+    Proof,
+    Sample,
+    Service,
+)
 
 __all__ = [
     "Manner",
@@ -27,12 +45,15 @@ __all__ = [
     "barge_in",
     "call",
     "check_arrivals",
+    "check_carrier",
+    "check_fault",
     "greeting",
     "speech",
     "transcript",
     "turn",
     "underrun",
     "whole_run",
+    "witnessed",
 ]
 
 # ---------------------------------------------------------------- schedules
@@ -54,6 +75,85 @@ def check_arrivals(arrivals: Arrivals, *, within: int = 1_000_000) -> list[int]:
         times.append(due)
     assert due is Due.ENDED, f"{arrivals!r} is pending with nothing in progress: it would never end"
     return times
+
+
+# ---------------------------------------------------------------- faults
+
+
+async def check_fault(
+    make: Callable[[], Fault],
+    service: Service,
+    *,
+    state: Callable[[Endpoint], Awaitable[object]],
+    provoke: Callable[[Endpoint], Awaitable[object]] | None = None,
+    within_seconds: float = 10.0,
+    clock: Clock | None = None,
+) -> str:
+    """Inject a fault into a running service and leave it in order, by an exception and by cancellation.
+
+    make: a new fault, aimed at `service`, which begins at once. state: whatever of the service the fault changes, and
+    must change back. provoke: does what the fault harms, until there is a proof. Returns the proof's sentence. Raises
+    AssertionError with what it breaks: each time it must take effect, prove it, go on saying so when it is over, and
+    leave the service as it was.
+    """
+    check = _FaultCheck(state, provoke, within_seconds, clock or SystemClock())
+    because = ""
+    async with service.running({}) as endpoint:
+        for way_out in ("in order", "by an exception", "by cancellation"):
+            because = await check.leave(make(), {service.name: endpoint}, way_out)
+    return because
+
+
+class _Left(Exception):
+    """The exception by which a fault is left."""
+
+
+@dataclass(frozen=True)
+class _FaultCheck:
+    state: Callable[[Endpoint], Awaitable[object]]
+    provoke: Callable[[Endpoint], Awaitable[object]] | None
+    within_seconds: float
+    clock: Clock
+
+    async def leave(self, fault: Fault, endpoints: Mapping[str, Endpoint], way_out: str) -> str:
+        """Inject it once and leave it in that way; returns the proof's sentence."""
+        endpoint, how = endpoints[next(iter(endpoints))], f"{fault.name}, left {way_out}"
+        before = await self.state(endpoint)
+        proven = asyncio.Event()
+        proofs: list[Proof] = []
+
+        async def use() -> None:
+            async with fault.injected(endpoints, self.clock) as proof:
+                proofs.append(proof)
+                assert await self.state(endpoint) != before, f"{how}: nothing is changed while it is injected"
+                await self._proven(proof, endpoint, how)
+                proven.set()
+                if way_out == "by an exception":
+                    raise _Left
+                if way_out == "by cancellation":
+                    await asyncio.Event().wait()
+
+        using = asyncio.create_task(use())
+        effect = asyncio.create_task(proven.wait())
+        await asyncio.wait({using, effect}, return_when=asyncio.FIRST_COMPLETED)
+        effect.cancel()
+        if way_out == "by cancellation":
+            using.cancel()
+        with suppress(_Left, asyncio.CancelledError):
+            await using
+        after = await self.state(endpoint)
+        assert after == before, f"{how}: it was not undone: {before!r} is {after!r}"
+        effective, because = await proofs[0].effect()
+        assert effective, f"{how}: its proof is forgotten when it is over: {because}"
+        return because
+
+    async def _proven(self, proof: Proof, endpoint: Endpoint, how: str) -> None:
+        until_ns = self.clock.now_ns() + round(self.within_seconds * SECOND)
+        while not (effect := await proof.effect())[0]:
+            assert self.clock.now_ns() < until_ns, f"{how}: no proof in time: {effect[1]}"
+            if self.provoke is not None:
+                await self.provoke(endpoint)
+            await asyncio.sleep(0.01)
 
 
 # ---------------------------------------------------------------- runs
@@ -201,6 +301,34 @@ def transcript(connection: str, from_s: float, to_s: float, text: str, *, number
         ended_ns=ended + 80 * MS,
         who="stt",
         detail={"connection": connection, "transcript": text},
+    )
+
+
+def witnessed(
+    kind: str,
+    who: str,
+    at_s: float,
+    *,
+    outcome: str = "ok",
+    phase: str = "steady",
+    first_ms: float | None = 100,
+    seconds: float = 1,
+    **detail: JSON,
+) -> Operation:
+    """A request that a vendor's twin witnessed: asked at `at_s`, first token or sound (None: never) so much later."""
+    at_ns = _ns(at_s)
+    name = {"llm": "first_token_ns", "tts": "first_audio_ns"}.get(kind)
+    first: dict[str, JSON] = {name: _later(at_ns, first_ms)} if name else {}
+    return Operation(
+        id=f"{who}/{at_ns}",
+        kind=kind,
+        phase=phase,
+        due_ns=at_ns,
+        began_ns=at_ns,
+        ended_ns=_ns(at_s + seconds),
+        outcome=outcome,
+        who=who,
+        detail={**first, **detail},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,21 @@ from random import Random
 from typing import TextIO
 
 from busyhour.carriers.telnyx import TelnyxStream
+from busyhour.carriers.websocket import PlainWebSocket
+from busyhour.carriers.wire import plivo, vonage
 from busyhour.clock import SystemClock
 from busyhour.errors import PlanError, ServiceError
 from busyhour.media.utterances import from_wav, rendered, utterance
-from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Endpoint, Line, Operation
+from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Carrier, Endpoint, Line, Operation
 from busyhour.workloads.call import Call, Greeting, Say, Scenario, Step
 
 EXAMPLE = "busyhour call ws://127.0.0.1:8080/media --say hours.today --say goodbye.bye"
+CARRIERS: Mapping[str, Callable[[], Carrier]] = {
+    "telnyx": TelnyxStream,
+    "plain": PlainWebSocket,
+    "vonage": lambda: PlainWebSocket(wire=vonage()),
+    "plivo": lambda: PlainWebSocket(wire=plivo()),
+}
 DEFAULT_SAYS = ("hours.today", "smalltalk.thanks", "goodbye.bye")
 
 
@@ -29,8 +37,12 @@ class _Notes:
     trail: list[tuple[int, str]] = field(default_factory=list)
 
 
-def call(url: str, *, says: Sequence[str], patience_seconds: float, codec: str, out: TextIO) -> int:
+def call(
+    url: str, *, says: Sequence[str], patience_seconds: float, codec: str, out: TextIO, carrier: str = "telnyx"
+) -> int:
     """Place one call and print its timeline; 0 if every turn was answered, else 1.
+
+    carrier: one of CARRIERS; those beside Telnyx have a codec of their own.
 
     Raises PlanError for a wrong URL or utterance, ServiceError when there is no call to be had there.
     """
@@ -38,7 +50,7 @@ def call(url: str, *, says: Sequence[str], patience_seconds: float, codec: str, 
         raise PlanError(f"{url!r} is no media stream; give the agent's WebSocket, like ws://127.0.0.1:8080/media")
     audios = [_audio(text) for text in says or DEFAULT_SAYS]
     steps: list[Step] = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in audios)]
-    notes = asyncio.run(_place(url, Scenario("call", steps), codec))
+    notes = asyncio.run(_place(CARRIERS[carrier](), url, Scenario("call", steps), codec))
     placed = next(o for o in notes.operations if o.kind == "call")
     if placed.detail.get("opened_ns") is None:
         raise ServiceError(f"no call: {placed.outcome}: {placed.detail['why']}; is the agent running there?")
@@ -53,8 +65,8 @@ def _audio(text: str) -> Audio:
     return rendered(text) if " " in text else utterance(text)
 
 
-async def _place(url: str, scenario: Scenario, codec: str) -> _Notes:
-    notes, clock, carrier = _Notes(), SystemClock(), TelnyxStream()
+async def _place(carrier: Carrier, url: str, scenario: Scenario, codec: str) -> _Notes:
+    notes, clock = _Notes(), SystemClock()
 
     @asynccontextmanager
     async def dial(setup: CallSetup) -> AsyncIterator[Line]:

@@ -9,7 +9,7 @@ The sentence of a verdict is composed here, once; every report prints it verbati
 
 from __future__ import annotations
 
-from busyhour.gates.judgement import Judgement, judge
+from busyhour.gates.judgement import Judgement, Tabled, judge
 from busyhour.gates.limits import AtLeast, AtMost, Between, Holds
 
-__all__ = ["AtLeast", "AtMost", "Between", "Holds", "Judgement", "judge"]
+__all__ = ["AtLeast", "AtMost", "Between", "Holds", "Judgement", "Tabled", "judge"]

@@ -70,7 +70,8 @@ def _effective(run: Run) -> Comparison:
     A run that was stopped may lack the proof of the faults it was stopped in; a proof to the contrary always counts.
     """
     ended = {mark.name for mark in run.marks("phase.ended")}
-    began = run.marks("fault.began")
+    idle = not_carried_out(run)
+    began = [mark for mark in run.marks("fault.began") if mark.detail.get("phase") not in idle]
     if not began:
         return Comparison(Outcome.PASS, "there were none")
     problems, proven = [], []
@@ -94,6 +95,14 @@ def _effective(run: Run) -> Comparison:
     return Comparison(Outcome.PASS, "; ".join(proven))
 
 
+def not_carried_out(run: Run) -> dict[str, str]:
+    """The phases that had no arrivals because a fault could not be injected, and the clause that says why."""
+    return {
+        str(mark.detail.get("phase", "")): f"the fault {mark.name!r} {mark.detail.get('why', '')}"
+        for mark in reversed(run.marks("fault.unavailable"))
+    }
+
+
 def _told(run: Run) -> Comparison:
     """What the twins saw is all there: a transcript that was lost on its way to us must not be charged to the agent."""
     silent = [f"{mark.name} did not tell the last of what it saw" for mark in run.marks("witness.silent")]
@@ -105,7 +114,8 @@ def _told(run: Run) -> Comparison:
 def _completed(run: Run) -> Comparison:
     stopped = run.marks("run.stopped")
     if not stopped:
-        return Comparison(Outcome.PASS, "")
+        idle = "; ".join(f"phase {phase} was not carried out: {why}" for phase, why in not_carried_out(run).items())
+        return Comparison(Outcome.NOT_RUN if idle else Outcome.PASS, idle)
     told = "; ".join(f"{mark.detail.get('why', 'stopped')}, {_after(run, mark.at_ns)}" for mark in stopped)
     return Comparison(Outcome.INCONCLUSIVE, " ".join(told.split()))
 

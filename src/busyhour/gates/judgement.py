@@ -5,19 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from busyhour.gates.health import HARNESS, TARGET
-from busyhour.model import EXIT_CODE, Gate, Outcome, Plan, Run, Verdict
+from busyhour.gates.health import HARNESS, TARGET, not_carried_out
+from busyhour.model import EXIT_CODE, Estimate, Gate, Outcome, Plan, Run, Table, Verdict
 
 _BADNESS = list(Outcome)
 
 
 @dataclass(frozen=True)
+class Tabled:
+    """A table of the plan with its estimates; None where it asks for none."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Estimate | None, ...]], ...]
+
+    @classmethod
+    def of(cls, table: Table, run: Run) -> Tabled:
+        rows = (
+            (name, tuple(None if indicator is None else indicator(run) for indicator in cells))
+            for name, cells in table.rows.items()
+        )
+        return cls(table.title, tuple(table.columns), tuple(rows))
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """`validity` is what was asked of the harness, `verdicts` what was asked of the target."""
+    """`validity` is what was asked of the harness, `verdicts` what was asked of the target; `tables` judge nothing."""
 
     verdicts: tuple[Verdict, ...]
     validity: tuple[Verdict, ...]
     outcome: Outcome
+    tables: tuple[Tabled, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -34,13 +52,16 @@ def judge(plan: Plan, run: Run) -> Judgement:
 
     A plan without gates demands nothing, which is not a PASS: NOT_RUN.
     """
-    validity = (*(_built_in(check, run) for check in HARNESS), *(_proved(gate, run) for gate in plan.valid_if))
-    broken = [verdict for verdict in validity if verdict.outcome is not Outcome.PASS]
+    idle = not_carried_out(run)
+    validity = (*(_built_in(check, run) for check in HARNESS), *(_proved(gate, run, idle) for gate in plan.valid_if))
+    asked = [*HARNESS, *(gate for gate in plan.valid_if if idle.keys().isdisjoint(gate.phases))]
+    broken = [verdict for verdict in validity if verdict.outcome is not Outcome.PASS and verdict.gate in _names(asked)]
     if broken:
         return Judgement(tuple(_void(plan, run, broken)), validity, Outcome.INVALID)
-    verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, run) for gate in plan.gates))
+    verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, run, idle) for gate in plan.gates))
     least = Outcome.PASS if plan.gates else Outcome.NOT_RUN
-    return Judgement(verdicts, validity, worst([least, *(verdict.outcome for verdict in verdicts)]))
+    tables = tuple(Tabled.of(table, run) for table in plan.tables)
+    return Judgement(verdicts, validity, worst([least, *(verdict.outcome for verdict in verdicts)]), tables)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -52,8 +73,17 @@ def _built_in(check: Gate, run: Run) -> Verdict:
     return _printable(replace(check.judge(run), proof=""))
 
 
-def _proved(gate: Gate, run: Run) -> Verdict:
+def _proved(gate: Gate, run: Run, idle: Mapping[str, str]) -> Verdict:
+    """idle: the phases that were not carried out, and why: of those no gate says anything."""
+    unread = [phase for phase in gate.phases if phase in idle]
+    if unread:
+        because = f"{gate.name}: phase {unread[0]} was not carried out: {idle[unread[0]]}"
+        return _printable(Verdict(gate.name, Outcome.NOT_RUN, because, None, _proof(gate, run)))
     return _printable(replace(gate.judge(run), proof=_proof(gate, run)))
+
+
+def _names(gates: Iterable[Gate]) -> set[str]:
+    return {gate.name for gate in gates}
 
 
 def _printable(verdict: Verdict) -> Verdict:

@@ -6,31 +6,48 @@ the definition it follows. `phase` is a model.Phase or its name.
 
 from __future__ import annotations
 
-from busyhour.indicators import readings
-from busyhour.indicators.shapes import Dropped, EventsPer, MeanOf, QuantileOf, SampleQuantile, ShareOf
-from busyhour.model import Phase
+import re
+from collections.abc import Sequence
+
+from busyhour.errors import PlanError
+from busyhour.indicators import readings, vendors
+from busyhour.indicators.cost import Cost, Prices, list_prices
+from busyhour.indicators.shapes import CountOf, Dropped, EventsPer, MeanOf, QuantileOf, SampleQuantile, ShareOf, across
+from busyhour.model import Phase, Service
 
 __all__ = [
+    "Cost",
+    "CountOf",
     "Dropped",
     "EventsPer",
     "MeanOf",
+    "Prices",
     "QuantileOf",
     "SampleQuantile",
     "ShareOf",
+    "across",
     "agent_interruptions",
     "agent_talk_share",
     "barge_in_stop",
     "call_setup",
     "call_success",
+    "cost_per_call",
+    "cost_per_minute",
     "dead_air",
     "dropped",
+    "failover_time",
     "first_audio_latency",
     "loop_lag",
     "mean_response_latency",
     "missed_turns",
     "probed",
+    "recovery_time",
     "response_latency",
+    "said",
     "send_lateness",
+    "sensible_speech",
+    "tool_calls",
+    "transfers",
     "underruns",
     "word_error_rate",
     "yield_rate",
@@ -147,6 +164,66 @@ def agent_talk_share(phase: Phase | str) -> MeanOf:
     Not Cekura's ratio of the agent's time to the caller's, which bears the same name elsewhere.
     """
     return MeanOf("agent talk share", _name(phase), "%", "calls", readings.talk_share)
+
+
+# ---------------------------------------------------------------- when a vendor fails
+
+
+def failover_time(phase: Phase | str, services: Sequence[Service | str], q: float = 1.0) -> QuantileOf:
+    """From a request that failed to the first token or sound of what was served instead by any of `services`, seconds.
+
+    What the agent adds to the caller's wait by trying the failed vendor first. Infinite where nothing was served.
+    """
+    names = frozenset(service if isinstance(service, str) else service.name for service in services)
+    return QuantileOf("failover time", _name(phase), q, "s", "failed requests", vendors.Failover(names))
+
+
+def recovery_time(phase: Phase | str, service: Service | str) -> QuantileOf:
+    """From the end of the phase's fault on `service` to the next request that it served, in seconds: until the breaker
+    closes, or whoever was bypassed is trusted again. Needs calls after the fault; infinite if it was not asked again.
+    """
+    name = service if isinstance(service, str) else service.name
+    return QuantileOf("recovery time", _name(phase), 1.0, "s", "faults", vendors.Recovery(name))
+
+
+def transfers(phase: Phase | str) -> ShareOf:
+    """The share of calls that the agent ended by a transfer, as the carrier carried it out."""
+    return ShareOf("share of transferred calls", _name(phase), "calls", readings.transferred)
+
+
+# ---------------------------------------------------------------- what was said and done
+
+
+def sensible_speech(phase: Phase | str) -> ShareOf:
+    """The share of what the agent had said, by its synthesiser or the carrier's voice, that could be said to a caller:
+    whole sentences, at least two words, no error messages. Rules, not a judge: they catch a reply that was cut off."""
+    return ShareOf("share of sensible speech", _name(phase), "utterances", vendors.sensible)
+
+
+def said(phase: Phase | str, pattern: str, name: str = "") -> CountOf:
+    """How many of the agent's utterances match the regular expression, in any case. Raises PlanError."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise PlanError(f"said({pattern!r}): it is no regular expression: {error}") from None
+    return CountOf(name or f"count of utterances like {pattern!r}", _name(phase), vendors.Said(pattern))
+
+
+def tool_calls(phase: Phase | str, *tools: str) -> CountOf:
+    """How many of the language model's answers called one of `tools`; none named: any."""
+    name = f"count of calls of {' or '.join(tools)}" if tools else "count of tool calls"
+    return CountOf(name, _name(phase), vendors.Called(frozenset(tools)))
+
+
+def cost_per_minute(phase: Phase | str = "", prices: Prices | None = None) -> Cost:
+    """What the vendors and the carrier would have charged per minute of call, by a price list (yours, or the list
+    prices that are shipped); without a phase, of the whole run."""
+    return Cost("minute", _name(phase), prices or list_prices())
+
+
+def cost_per_call(phase: Phase | str = "", prices: Prices | None = None) -> Cost:
+    """The same, per answered call."""
+    return Cost("call", _name(phase), prices or list_prices())
 
 
 # ---------------------------------------------------------------- the harness and the probes

@@ -99,6 +99,10 @@ def succeeded(run: Run, phase: str) -> list[Reading]:
     return [Reading(call.outcome == "ok", call.id) for call in _concluded(run, phase)]
 
 
+def transferred(run: Run, phase: str) -> list[Reading]:
+    return [Reading(call.detail.get("why") == "transferred", call.id) for call in _concluded(run, phase)]
+
+
 def _concluded(run: Run, phase: str) -> list[Operation]:
     finished = any(mark.name == phase for mark in run.marks("phase.ended"))
     return [call for call in run.operations("call", phase) if finished or call.outcome != "cut off"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from busyhour.errors import PlanError
 from busyhour.indicators.readings import Reading
@@ -17,6 +17,9 @@ from busyhour.statistics.quantile import Quantile
 from busyhour.statistics.rate import Rate
 from busyhour.statistics.wording import percentile
 
+TOLD_AT_MOST = 160
+"""Characters of an example in a sentence."""
+PHASES_TOLD = 3
 Read = Callable[[Run, str], Sequence[Reading]]
 """Reads the run's operations of a phase."""
 
@@ -34,6 +37,10 @@ class _Measured(Evidence, Protocol):
 
 def _estimate(what: str, unit: str, measured: _Measured) -> Estimate:
     return Estimate(what, unit, measured.n, measured.value, measured.low, measured.high, measured)
+
+
+def _phases(read: Read, phase: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for _, part in read.parts)) if isinstance(read, Pooled) else (phase,)
 
 
 def _checked(q: float) -> None:
@@ -82,7 +89,7 @@ class QuantileOf:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return (self.phase,)
+        return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
         readings = self.read(run, self.phase)
@@ -110,15 +117,57 @@ class ShareOf:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return (self.phase,)
+        return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
         readings = self.read(run, self.phase)
         hits = [reading.value != 0 for reading in readings]
         rate = Rate.of(hits, [reading.group for reading in readings], noun=self.noun)
         estimate = _estimate(self.what, self.unit, rate)
-        why = "" if self.explain is None or all(hits) else self.explain(run, self.phase)
+        why = "" if self.explain is None or all(hits) else _explained(self.explain, run, self.phases)
         return replace(estimate, evidence=_Explained(rate, why)) if why else estimate
+
+
+def _explained(explain: Callable[[Run, str], str], run: Run, phases: Sequence[str]) -> str:
+    """What became of the others: of the first phases that have any to tell of."""
+    told = [said for phase in phases if (said := explain(run, phase))]
+    more = f", and in {len(told) - PHASES_TOLD} more phases" if len(told) > PHASES_TOLD else ""
+    return ", ".join(told[:PHASES_TOLD]) + more
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The readings of several indicators in one: each of its own phase."""
+
+    parts: tuple[tuple[Read, str], ...]
+
+    def __call__(self, run: Run, phase: str) -> list[Reading]:
+        return [reading for read, its_phase in self.parts for reading in read(run, its_phase)]
+
+
+@dataclass(frozen=True)
+class CountOf:
+    """How many of the readings are not 0: a statement of this run. Says the first of them, by its group."""
+
+    name: str
+    phase: str
+    read: Read
+    unit: str = ""
+
+    @property
+    def what(self) -> str:
+        return f"{self.name} in {self.phase}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return _phases(self.read, self.phase)
+
+    def __call__(self, run: Run) -> Estimate:
+        readings = self.read(run, self.phase)
+        hits = [reading.group for reading in readings if reading.value]
+        first = hits[0] if hits else ""
+        note = f"the first: {first if len(first) <= TOLD_AT_MOST else first[:TOLD_AT_MOST] + '...'}" if hits else ""
+        return _estimate(self.what, self.unit, Exact(len(hits) if readings else None, len(readings), note))
 
 
 @dataclass(frozen=True)
@@ -138,7 +187,7 @@ class EventsPer:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        return (self.phase,)
+        return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
         readings = self.read(run, self.phase)
@@ -151,6 +200,24 @@ class EventsPer:
             what=self.events,
         )
         return _estimate(self.what, self.unit, events)
+
+
+Poolable = TypeVar("Poolable", QuantileOf, ShareOf, CountOf, EventsPer)
+
+
+def across(where: str, indicators: Sequence[Poolable]) -> Poolable:
+    """One indicator over the readings of several of the same kind: `across("all outages", [dead_air(p) for p in ...])`.
+
+    Raises PlanError when there are none, or they are not alike but for their phases and readings.
+    """
+    if not indicators:
+        raise PlanError(f"across({where!r}): give at least one indicator")
+    alike = {replace(one, phase=where, read=indicators[0].read) for one in indicators}
+    if len(alike) > 1:
+        names = ", ".join(dict.fromkeys(one.what for one in indicators))
+        raise PlanError(f"across({where!r}): these are not alike: {names}")
+    parts = tuple((one.read, one.phase) for one in indicators)
+    return replace(indicators[0], phase=where, read=Pooled(parts))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
       "exit_code": 0 | 1 | 2 | 3,
       "run": {"plan": ..., "started_at": ..., ...},        what the journal says of itself
       "validity": [VERDICT, ...],                          asked of the harness; all must pass
-      "verdicts": [VERDICT, ...]                           asked of the target
+      "verdicts": [VERDICT, ...],                          asked of the target
+      "tables": [{"title", "columns": [...], "rows": [{"name", "cells": [ESTIMATE | null, ...]}, ...]}, ...]
     }
     VERDICT  = {"gate", "outcome", "because", "proof": "proven" | "unproven" | "", "estimate": ESTIMATE | null}
     ESTIMATE = {"what", "unit", "n", "value": NUMBER | null, "low": NUMBER | null, "high": NUMBER | null}
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import TextIO
 
-from busyhour.gates import Judgement
+from busyhour.gates import Judgement, Tabled
 from busyhour.model import JSON, Estimate, Run, Verdict
 
 FORMAT, VERSION = "busyhour.judgement", 1
@@ -44,7 +45,16 @@ def _judgement(run: Run, judgement: Judgement) -> Mapping[str, JSON]:
         "run": {key: value for key, value in run.meta.items() if key not in _NOT_OF_THE_RUN},
         "validity": [_verdict(verdict) for verdict in judgement.validity],
         "verdicts": [_verdict(verdict) for verdict in judgement.verdicts],
+        "tables": [_table(table) for table in judgement.tables],
     }
+
+
+def _table(table: Tabled) -> Mapping[str, JSON]:
+    rows = [
+        {"name": name, "cells": [None if cell is None else _estimate(cell) for cell in cells]}
+        for name, cells in table.rows
+    ]
+    return {"title": table.title, "columns": list(table.columns), "rows": rows}
 
 
 def _verdict(verdict: Verdict) -> Mapping[str, JSON]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from busyhour.gates import Judgement
-from busyhour.model import Outcome, Run, Verdict
+from busyhour.gates import Judgement, Tabled
+from busyhour.model import Estimate, Outcome, Run, Verdict
+from busyhour.statistics.wording import number, with_unit
 
 _STYLE = {
     Outcome.PASS: "bold green",
@@ -35,6 +37,8 @@ def _lines(run: Run, judgement: Judgement) -> Iterator[str]:
         yield title
     for verdict in (*judgement.validity, *_said_of_target(judgement)):
         yield f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}"
+    for table in judgement.tables:
+        yield from ("", *_aligned(table), "")
     yield _summary(judgement)
 
 
@@ -59,7 +63,35 @@ def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
             table.add_row(outcome, _told(verdict))
         table.add_section()
     console.print(table)
+    for tabled in judgement.tables:
+        console.print(_shown(tabled))
     console.print(Text(_summary(judgement), _STYLE[judgement.outcome]))
+
+
+def _aligned(table: Tabled) -> Iterator[str]:
+    """The table as plain lines: the first column to the left, the others to the right."""
+    grid = [(table.title, *table.columns), *((name, *map(_cell, cells)) for name, cells in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    for first, *others in grid:
+        right = (f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([f"{first:{widths[0]}}", *right]).rstrip()
+
+
+def _shown(table: Tabled) -> Table:
+    shown = Table(show_lines=False, expand=False)
+    shown.add_column(table.title, overflow="fold")
+    for column in table.columns:
+        shown.add_column(column, justify="right", overflow="fold")
+    for name, cells in table.rows:
+        shown.add_row(Text(name), *(Text(_cell(cell)) for cell in cells))
+    return shown
+
+
+def _cell(estimate: Estimate | None) -> str:
+    """A value with its unit; "never" for what did not come, "-" for what was not measured."""
+    if estimate is None or estimate.value is None:
+        return "-"
+    return "never" if estimate.value == inf else with_unit(number(estimate.value, estimate.unit), estimate.unit)
 
 
 def _told(verdict: Verdict) -> Text:

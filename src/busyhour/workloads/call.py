@@ -58,6 +58,18 @@ class BargeIn:
 
 
 @dataclass(frozen=True, slots=True)
+class HangUp:
+    """Ask `asking`, and hang up `after_ms` into the answer, while the agent still speaks; or when the patience is over.
+
+    The last step of a scenario: nothing can follow it.
+    """
+
+    asking: str | Audio
+    after_ms: int = 1000
+    patience_seconds: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
 class Silence:
     """Say nothing for `seconds`, listening."""
 
@@ -71,7 +83,7 @@ class Press:
     digits: str
 
 
-Step: TypeAlias = Greeting | Say | BargeIn | Silence | Press
+Step: TypeAlias = Greeting | Say | BargeIn | HangUp | Silence | Press
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,8 @@ class Call:
         """Utterances that there are not, keys that no telephone has. Loads the audio, so that no call waits for it."""
         found = [] if self.scenarios else ["a Call needs at least one Scenario"]
         for scenario in self.scenarios:
+            if any(isinstance(step, HangUp) for step in scenario.steps[:-1]):
+                found.append(f"scenario {scenario.name!r}: nothing can follow a HangUp; make it the last step")
             for step in scenario.steps:
                 found += [f"scenario {scenario.name!r}: {problem}" for problem in _problems_of(step)]
         return found
@@ -192,6 +206,8 @@ class _Conversation:
                     await self._ask(_audio(step.utterance), step.patience_seconds)
                 case BargeIn():
                     await self._barge_in(step)
+                case HangUp():
+                    await self._hang_up(step)
                 case Silence():
                     await self._listen_until(self._now() + round(step.seconds * SECOND))
                 case Press():
@@ -260,6 +276,11 @@ class _Conversation:
         if not await self._yielded(audio, spoken, step.patience_seconds):
             return  # it talks on: there is no new answer to wait for
         await self._answer(audio, spoken, step.patience_seconds)
+
+    async def _hang_up(self, step: HangUp) -> None:
+        onset_ns = await self._ask(_audio(step.asking), step.patience_seconds)
+        if onset_ns is not None:
+            await self._listen_until(onset_ns + step.after_ms * MS)
 
     async def _yielded(self, audio: Audio, spoken: Spoken, patience_seconds: float) -> bool:
         """Wait for the agent to stop, and record the interruption; False if it talked on."""
