@@ -4,7 +4,7 @@ Every fault of the catalogue in turn, a few calls each; between two faults of on
 the time to recover can be seen. One table tells what each fault did to the callers. Last, all providers of a kind fail
 at once: the agent is to say so in the carrier's own voice, and to put the caller through to a human.
 
-    busyhour run plans/resilience.py                       about 11 minutes
+    busyhour run plans/resilience.py                       about 16 minutes
     busyhour run plans/resilience.py -o only=llm           the faults whose name contains "llm"
     busyhour run plans/resilience.py -o scale=2            twice as many calls under each fault
     busyhour run plans/resilience.py -o agent='python app.py'
@@ -20,7 +20,15 @@ from busyhour.arrivals import Burst, Poisson
 from busyhour.carriers.telnyx import Telnyx
 from busyhour.emulators import Anthropic, Cartesia, Constant, Deepgram, ElevenLabs, LogNormal, OpenAI
 from busyhour.errors import PlanError
-from busyhour.faults.process import BlockLoop
+from busyhour.faults.carrier import (
+    BurstLoss,
+    DuplicatedWebhooks,
+    FailingCommands,
+    Jitter,
+    LateWebhooks,
+    OutOfOrderWebhooks,
+)
+from busyhour.faults.process import BlockLoop, Freeze, Kill
 from busyhour.faults.provider import (
     Error,
     Hang,
@@ -36,6 +44,7 @@ from busyhour.faults.provider import (
     Truncate,
     ZeroAudio,
 )
+from busyhour.faults.proxy import Blackhole, Latency, Proxy, StallAfter
 from busyhour.gates import AtLeast, AtMost
 from busyhour.indicators import (
     across,
@@ -62,10 +71,7 @@ from busyhour.services import Command
 from busyhour.workloads.call import Call, Greeting, Say, Scenario
 from busyhour.workloads.idle import Idle
 
-QUESTIONS = Scenario(
-    "three questions",
-    [Greeting(), Say("hours.parking"), Say("price.card"), Say("hours.saturday"), Say("goodbye.bye")],
-)
+QUESTIONS = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("price.card")])
 GREETED = Scenario("a greeting", [Greeting()])
 BREAKER_OPEN_SECONDS = 8
 QUIET_SECONDS = 8
@@ -79,6 +85,7 @@ stt = Deepgram(name="stt", final=LogNormal(40, 0.2), seed=3)
 tts = Cartesia(name="tts", first_audio=LogNormal(60, 0.2), seed=4)
 tts2 = ElevenLabs(name="tts2", first_audio=LogNormal(80, 0.2), seed=5)
 carrier = Telnyx(seed=6)
+to_llm, to_tts = Proxy(llm, name="path to llm"), Proxy(tts, name="path to tts")
 CHAIN = (llm, llm2, tts, tts2)
 
 
@@ -92,14 +99,14 @@ def started_by(command: str, **environment: str) -> Command:
             "TELNYX_PUBLIC_KEY": carrier.public_key,
             "TELNYX_API_KEY": "KEY-of-the-twin",
             "LLM_CHAIN": "openai,anthropic",
-            "OPENAI_BASE_URL": llm,
+            "OPENAI_BASE_URL": to_llm,
             "OPENAI_API_KEY": "sk-of-the-twin",
             "ANTHROPIC_BASE_URL": llm2,
             "ANTHROPIC_API_KEY": "of-the-twin",
             "DEEPGRAM_URL": stt,
             "DEEPGRAM_API_KEY": "of-the-twin",
             "TTS_CHAIN": "cartesia,elevenlabs",
-            "CARTESIA_URL": tts,
+            "CARTESIA_URL": to_tts,
             "CARTESIA_API_KEY": "of-the-twin",
             "ELEVENLABS_URL": tts2,
             "ELEVENLABS_API_KEY": "of-the-twin",
@@ -127,8 +134,8 @@ class Outage:
 
 
 def outages() -> list[Outage]:
-    """One provider at a time, in turns: model, synthesis, recognition."""
-    of_llm = [
+    """One provider at a time; those of each are spread over the run, so that none has two in a row."""
+    of_llm: list[tuple[str, Fault]] = [
         ("no token", NoToken(llm)),
         ("HTTP 401", HttpError(llm, 401)),
         ("HTTP 429", HttpError(llm, 429)),
@@ -141,8 +148,13 @@ def outages() -> list[Outage]:
         ("stall", Stall(llm)),
         ("half fail", HttpError(llm, 503, share=0.5)),
         ("slow", Slow(llm, first_token=Constant(900))),
+        ("path 300 ms longer", Latency(to_llm, 300, jitter_ms=100)),
+        ("path swallows all", Blackhole(to_llm)),
+        ("path cut in mid-stream", StallAfter(to_llm, events=3)),
+        ("frozen", Freeze(llm, 8)),
+        ("killed", Kill(llm, after_seconds=4, restart_after_seconds=6)),
     ]
-    of_tts = [
+    of_tts: list[tuple[str, Fault]] = [
         ("no audio", ZeroAudio(tts)),
         ("HTTP 401", HttpError(tts, 401)),
         ("HTTP 429", HttpError(tts, 429)),
@@ -153,18 +165,31 @@ def outages() -> list[Outage]:
         ("stall", Stall(tts)),
         ("half no audio", ZeroAudio(tts, share=0.5)),
         ("slow", Slow(tts, first_audio=Constant(900))),
+        ("path 300 ms longer", Latency(to_tts, 300, jitter_ms=100)),
+        ("path swallows all", Blackhole(to_tts)),
+        ("killed", Kill(tts, after_seconds=4, restart_after_seconds=6)),
     ]
-    of_stt = [
+    of_stt: list[tuple[str, Fault]] = [
         ("no final", NoFinal(stt)),
         ("late final", LateFinal(stt)),
         ("HTTP 503", HttpError(stt, 503)),
         ("reset", Reset(stt)),
     ]
-    found: list[Outage] = []
-    for turn in range(max(len(of_llm), len(of_tts), len(of_stt))):
-        for provider, faults in ((llm, of_llm), (tts, of_tts), (stt, of_stt)):
-            found += [Outage(f"{provider.name} {name}", provider, fault) for name, fault in faults[turn : turn + 1]]
-    return found
+    of_carrier: list[tuple[str, Fault]] = [
+        ("webhooks twice", DuplicatedWebhooks(carrier)),
+        ("webhooks late", LateWebhooks(carrier, 400)),
+        ("webhooks out of order", OutOfOrderWebhooks(carrier, within_ms=500)),
+        ("commands fail once", FailingCommands(carrier)),
+        ("jitter of 40 ms", Jitter(carrier, 40)),
+        ("1 % of frames lost", BurstLoss(carrier, 0.01, frames=2)),
+    ]
+    every = ((llm, of_llm), (tts, of_tts), (stt, of_stt), (carrier, of_carrier))
+    placed = [
+        ((number + 0.5) / len(faults), Outage(f"{provider.name} {name}", provider, fault))
+        for provider, faults in every
+        for number, (name, fault) in enumerate(faults)
+    ]
+    return [outage for _, outage in sorted(placed, key=lambda pair: pair[0])]
 
 
 ALL_FAIL: Mapping[str, Sequence[Fault]] = {
@@ -200,14 +225,14 @@ def phased(scale: float, seed: int, only: str) -> Phases:
         names = ", ".join(outage.name for outage in outages())
         raise PlanError(f"only={only}: no fault's name contains it; there are {names}")
     return Phases(
-        before=calls("before", 12, 1.5),
+        before=calls("before", 16, 2),
         burst=Phase("burst", Burst(max(1, round(30 * scale))), Call([GREETED])),
         outages={
-            outage.name: (outage, calls(outage.name, 12 if outage.name == "llm no token" else 6, 1, [outage.fault]))
+            outage.name: (outage, calls(outage.name, 12 if outage.name == "llm no token" else 6, 2, [outage.fault]))
             for outage in chosen
         },
-        after=calls("after", 12, 1.5),
-        all_fail=[calls(name, 8, 1, faults) for name, faults in ALL_FAIL.items()],
+        after=calls("after", 16, 2),
+        all_fail=[calls(name, 8, 2, faults) for name, faults in ALL_FAIL.items()],
         quiet=Phase("quiet", Burst(1), Idle(QUIET_SECONDS)),
     )
 
@@ -390,7 +415,7 @@ def table(phases: Phases) -> Table:
             missed_turns(phase),
             call_success(phase),
             failover_time(phase, services) if outage.chained else None,
-            recovery_time(phase, outage.provider),
+            None if outage.provider is carrier else recovery_time(phase, outage.provider),
             sensible_speech(phase),
         ]
     for phase in (phases.before, *phases.all_fail, phases.after):
@@ -420,7 +445,7 @@ def plan(agent: str = f"{sys.executable} -m voice_agent", scale: float = 1.0, se
         about="every provider fails in every way, one at a time, then all of a kind at once",
         target=target,
         carrier=carrier,
-        services=[llm, llm2, stt, tts, tts2],
+        services=[llm, llm2, stt, tts, tts2, to_llm, to_tts],
         phases=phases.in_order(),
         probes=[Process(target), Metrics(target, [OPEN_CALLS])],
         gates=demands.gates,

@@ -71,11 +71,12 @@ def test_without_failures_there_is_nothing_to_measure() -> None:
 # ---------------------------------------------------------------- recovery
 
 
-def outage(*rows: Operation) -> float | None:
+def outage(*rows: Operation, stopped: bool = False) -> float | None:
     marks = [
+        *([Mark(50 * SECOND, "run.stopped")] if stopped else []),
         Mark(0, "fault.began", "first dead", {"phase": "steady", "service": "first"}),
         Mark(20 * SECOND, "fault.ended", "first dead", {"phase": "steady"}),
-        Mark(25 * SECOND, "fault.ended", "other", {"phase": "steady"}),
+        Mark(25 * SECOND, "fault.ended", "other", {"phase": "elsewhere"}),
     ]
     return recovery_time("steady", "first")(whole_run(rows, marks=marks)).value
 
@@ -91,7 +92,9 @@ def test_recovery_lasts_from_the_end_of_the_fault_to_the_next_request_that_was_s
 
 
 def test_a_service_that_was_not_asked_again_has_not_recovered() -> None:
-    assert outage(witnessed("llm", "first", 5), witnessed("llm", "second", 23)) == inf
+    rows = witnessed("llm", "first", 5), witnessed("llm", "second", 23)
+    assert outage(*rows) == inf
+    assert outage(*rows, stopped=True) is None
 
 
 def test_no_fault_no_recovery() -> None:

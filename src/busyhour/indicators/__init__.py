@@ -179,8 +179,8 @@ def failover_time(phase: Phase | str, services: Sequence[Service | str], q: floa
 
 
 def recovery_time(phase: Phase | str, service: Service | str) -> QuantileOf:
-    """From the end of the phase's fault on `service` to the next request that it served, in seconds: until the breaker
-    closes, or whoever was bypassed is trusted again. Needs calls after the fault; infinite if it was not asked again.
+    """From the end of the phase's faults to the next request that `service` served, in seconds: until the breaker
+    closes, and who was bypassed is trusted again. Needs calls after the fault; infinite if it was not asked again.
     """
     name = service if isinstance(service, str) else service.name
     return QuantileOf("recovery time", _name(phase), 1.0, "s", "faults", vendors.Recovery(name))

@@ -67,22 +67,22 @@ class Failover:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Seconds from the end of a phase's fault on `service` to the next request that it served; infinite if it never
-    did. One reading for each time that the fault ended."""
+    """Seconds from the end of a phase's faults to the next request that `service` served; infinite if it never did,
+    unknown if the run was stopped before."""
 
     service: str
 
     def __call__(self, run: Run, phase: str) -> list[Reading]:
-        harmful = {m.name for m in run.marks("fault.began") if m.detail.get("service") == self.service}
-        ended = [m.at_ns for m in run.marks("fault.ended") if m.detail.get("phase") == phase and m.name in harmful]
+        ended = [mark.at_ns for mark in run.marks("fault.ended") if mark.detail.get("phase") == phase]
+        if not ended:
+            return []
         rows = [
             row for kind in (*_SPEAKING, "stt", "vector") for row in run.operations(kind) if row.who == self.service
         ]
-        times = sorted(row.due_ns for row in rows if served(row))
-        return [
-            Reading((next((at for at in times if at >= end_ns), inf) - end_ns) / SECOND, f"{phase}/{number}")
-            for number, end_ns in enumerate(ended)
-        ]
+        again_ns = min((row.due_ns for row in rows if served(row) and row.due_ns >= max(ended)), default=inf)
+        if again_ns == inf and run.marks("run.stopped"):
+            return []
+        return [Reading((again_ns - max(ended)) / SECOND, phase)]
 
 
 # ---------------------------------------------------------------- what was said
