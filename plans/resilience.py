@@ -4,7 +4,7 @@ Every fault of the catalogue in turn, a few calls each; between two faults of on
 the time to recover can be seen. One table tells what each fault did to the callers. Last, all providers of a kind fail
 at once: the agent is to say so in the carrier's own voice, and to put the caller through to a human.
 
-    busyhour run plans/resilience.py                       about 16 minutes
+    busyhour run plans/resilience.py                       about 18 minutes
     busyhour run plans/resilience.py -o only=llm           the faults whose name contains "llm"
     busyhour run plans/resilience.py -o scale=2            twice as many calls under each fault
     busyhour run plans/resilience.py -o agent='python app.py'
@@ -26,7 +26,7 @@ from busyhour.faults.carrier import (
     FailingCommands,
     Jitter,
     LateWebhooks,
-    OutOfOrderWebhooks,
+    ReplayedWebhooks,
 )
 from busyhour.faults.process import BlockLoop, Freeze, Kill
 from busyhour.faults.provider import (
@@ -71,7 +71,8 @@ from busyhour.services import Command
 from busyhour.workloads.call import Call, Greeting, Say, Scenario
 from busyhour.workloads.idle import Idle
 
-QUESTIONS = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("price.card")])
+# Patient callers: to one who soon speaks again, a hole in an answer is its end, and nobody hears it filled.
+QUESTIONS = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("price.card")], think_ms=(2200, 2600))
 GREETED = Scenario("a greeting", [Greeting()])
 BREAKER_OPEN_SECONDS = 8
 QUIET_SECONDS = 8
@@ -178,7 +179,7 @@ def outages() -> list[Outage]:
     of_carrier: list[tuple[str, Fault]] = [
         ("webhooks twice", DuplicatedWebhooks(carrier)),
         ("webhooks late", LateWebhooks(carrier, 400)),
-        ("webhooks out of order", OutOfOrderWebhooks(carrier, within_ms=500)),
+        ("webhooks replayed", ReplayedWebhooks(carrier, after_ms=1500)),
         ("commands fail once", FailingCommands(carrier)),
         ("jitter of 40 ms", Jitter(carrier, 40)),
         ("1 % of frames lost", BurstLoss(carrier, 0.01, frames=2)),
@@ -225,13 +226,13 @@ def phased(scale: float, seed: int, only: str) -> Phases:
         names = ", ".join(outage.name for outage in outages())
         raise PlanError(f"only={only}: no fault's name contains it; there are {names}")
     return Phases(
-        before=calls("before", 16, 2),
+        before=calls("before", 24, 2),
         burst=Phase("burst", Burst(max(1, round(30 * scale))), Call([GREETED])),
         outages={
-            outage.name: (outage, calls(outage.name, 12 if outage.name == "llm no token" else 6, 2, [outage.fault]))
+            outage.name: (outage, calls(outage.name, 16 if outage.name == "llm no token" else 6, 2, [outage.fault]))
             for outage in chosen
         },
-        after=calls("after", 16, 2),
+        after=calls("after", 24, 2),
         all_fail=[calls(name, 8, 2, faults) for name, faults in ALL_FAIL.items()],
         quiet=Phase("quiet", Burst(1), Idle(QUIET_SECONDS)),
     )
@@ -271,15 +272,16 @@ class Demands:
         self.gates += [worst, common, survival, missed, sensible]
         silent = [worst, common, missed]
         self._told_apart(
-            [worst, missed], self._defect("llm_no_token_timeout_off", "llm no token", may=[*silent, survival])
+            [worst, common, missed],
+            self._defect("llm_no_token_timeout_off", "llm no token", may=[*silent, survival]),
         )
-        self._told_apart([worst, common], self._defect("failover_loses_settings:3", "llm HTTP 500", may=silent))
+        self._told_apart([worst], self._defect("failover_loses_settings:3", "llm HTTP 500", may=silent))
         self._told_apart(
             [missed], self._defect("tts_zero_audio_trusted", "tts no audio", may=[*silent, sensible, survival])
         )
-        self._told_apart([missed], self._defect("no_replay", "llm half fail", may=silent))
+        self._told_apart([missed], self._defect("no_replay", "llm HTTP 500", may=silent, BREAKER_FAILURES="1000"))
         self._told_apart([missed], self._defect("speaking_mute:0.2", "llm HTTP 500", may=silent))
-        self._told_apart([survival], self._defect("hang_up_early:0.1", "llm HTTP 500", may=[missed]))
+        self._told_apart([survival], self._defect("hang_up_early:0.3", "llm HTTP 500", may=[missed]))
         self._told_apart([sensible], self._defect("truncate_ignored", "llm cut off"))
         if chained := [(outage, phase) for outage, phase in outages if outage.chained]:
             self._of_the_chain(chained)
@@ -364,16 +366,16 @@ class Demands:
     # ------------------------------------------------------------ variations
 
     def _told_apart(self, gates: Sequence[Gate], red: Variation | None) -> None:
-        """From a sound agent that is slow to warm up, in two of the outages; not where `only` left them out."""
-        benign = self._defect("warm_up:150", "llm HTTP 500", "tts no audio", "after")
+        """From a sound agent that is slow to warm up, in three of the outages; not where `only` left them out."""
+        benign = self._defect("warm_up:150", "llm no token", "llm HTTP 500", "tts no audio", "after")
         if red is not None and benign is not None:
             self.controls += [Control(gate, red=red, benign=benign) for gate in gates]
 
-    def _defect(self, defect: str, *phases: str, may: Sequence[Gate] = ()) -> Variation | None:
+    def _defect(self, defect: str, *phases: str, may: Sequence[Gate] = (), **environment: str) -> Variation | None:
         """The defect in these phases, with a crowd of calls; None if one of them is not in the plan."""
         if not self._by_name.keys() >= set(phases):
             return None
-        return self._variation(defect, phases, may=tuple(may), crowd=True, DEFECT=defect)
+        return self._variation(defect, phases, may=tuple(may), crowd=True, DEFECT=defect, **environment)
 
     def _variation(
         self,

@@ -48,11 +48,20 @@ def test_a_synthesis_is_replayed_with_what_was_left_of_the_text() -> None:
     ) == pytest.approx(2.05)
 
 
+def test_what_was_left_of_a_text_may_have_grown_since() -> None:
+    assert failover(
+        witnessed("tts", "first", 10, outcome="stall", text="Thank you for calling Riverside Dental."),
+        witnessed("tts", "second", 12, first_ms=0, text="Riverside Dental. How can I help you today?"),
+    ) == pytest.approx(2)
+
+
 def test_what_nobody_served_is_infinitely_long() -> None:
     failed = witnessed("llm", "first", 10, outcome="http_503", first_ms=None, prompt="hello there")
     other = witnessed("llm", "second", 11, prompt="something else")
     stranger = witnessed("llm", "elsewhere", 11, prompt="hello there")
     assert failover(failed, other, stranger) == inf
+    beginning = witnessed("llm", "second", 11, prompt="there you are")
+    assert failover(failed, beginning) == inf
 
 
 def test_a_client_that_left_before_the_first_token_was_not_served_and_one_that_left_after_was() -> None:

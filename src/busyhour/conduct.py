@@ -140,6 +140,6 @@ def _meta(file: PlanFile, seed: int) -> dict[str, JSON]:
         "started_at": wall_time(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "carrier": file.plan.carrier.name,
+        "carrier": type(file.plan.carrier).__name__.lower(),
         "proofs": dict(proofs.known(file)),
     }

@@ -41,7 +41,7 @@ def first_ns(row: Operation) -> int | None:
 class Failover:
     """Seconds from a failed request to the first token or sound of what was served instead, by any of `services`.
 
-    What is served instead is known by its words: the same prompt, or a text that contains the other. Several failures
+    What is served instead is known by its words: the same prompt, or a text that goes on in the other. Several failures
     in a row of the same words are one, timed from the first; one that nothing was served for is infinitely long.
     """
 
@@ -51,18 +51,27 @@ class Failover:
         return [reading for kind in _SPEAKING for reading in self._of(run, phase, kind)]
 
     def _of(self, run: Run, phase: str, kind: str) -> Iterator[Reading]:
-        waiting: dict[str, int] = {}  # words -> when they were first asked for
+        waiting: dict[tuple[str, ...], int] = {}  # words -> when they were first asked for
         for row in run.operations(kind, phase):
             if row.who not in self.services:
                 continue
-            asked = " ".join(words(str(row.detail.get("prompt") or row.detail.get("text") or "")))
-            known = next((other for other in waiting if asked and (asked in other or other in asked)), asked)
+            asked = tuple(words(str(row.detail.get("prompt") or row.detail.get("text") or "")))
+            known = next((other for other in waiting if _goes_on(other, asked)), asked)
             if not served(row):
                 waiting.setdefault(known, row.due_ns)
             elif known in waiting:
                 began_ns = waiting.pop(known)
                 yield Reading(max(0, (first_ns(row) or row.due_ns) - began_ns) / SECOND, row.id)
-        yield from (Reading(inf, asked) for asked in waiting)
+        yield from (Reading(inf, " ".join(asked)) for asked in waiting)
+
+
+def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether the second text begins somewhere in the first, and says the same up to the end of one of them: what is
+    left to say of a text, with what has been written since. One word alike at the seam is chance."""
+    least = min(2, len(first), len(second))
+    return least > 0 and any(
+        all(a == b for a, b in zip(first[at:], second, strict=False)) for at in range(len(first) - least + 1)
+    )
 
 
 @dataclass(frozen=True)
