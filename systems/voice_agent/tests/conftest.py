@@ -1,4 +1,4 @@
-"""Small fakes of the vendors and of the carrier, on loopback sockets, and a caller who uses them.
+"""The agent among fakes of its vendors (`../conftest.py`), and a caller who uses it.
 
 The caller's sound is sent as fast as it goes: the agent counts frames, not seconds. What it says comes in real time.
 """
@@ -10,232 +10,29 @@ import base64
 import json
 import time
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from voice_agent import audio
 from voice_agent.app import create_app
 from voice_agent.settings import Settings
 
-_TONE = 10 ** (-12 / 20) * np.sin(2 * np.pi * 300 * np.arange(160) / 8000)
-VOICED = bytes(int(np.abs(audio.decode(bytes(range(256))) - sample).argmin()) for sample in _TONE)
-SILENT = audio.SILENCE * 160
+_HELD_SECONDS = 5.0
+_PATIENCE_SECONDS = 60.0  # a guard against hanging: no test asserts that anything is quick
 
 
 def environment(**changes: str) -> dict[str, str]:
     needed = ("TELNYX_API_KEY", "OPENAI_API_KEY", "DEEPGRAM_API_KEY", "CARTESIA_API_KEY")
     return {**dict.fromkeys(needed, "k"), "TELNYX_VERIFY": "off", **changes}
-
-
-class Deepgram:
-    """Answers a Finalize with the next of `transcripts`."""
-
-    def __init__(self) -> None:
-        self.transcripts: deque[str] = deque()
-        self.mode = ""  # "no final", "drop" (once), "refuse", "frozen" (from the first sound)
-        self.interim = ""
-        self.connections = 0
-        self.open = 0
-        self.heard = bytearray()
-        self.messages: list[str] = []
-        self.heard_some = asyncio.Event()
-
-    def refuse(self, connection: ServerConnection, _request: object) -> Any:
-        return connection.respond(503, "down\n") if self.mode == "refuse" else None
-
-    async def serve(self, socket: ServerConnection) -> None:
-        self.connections += 1
-        self.open += 1
-        seconds, begun = 0.0, 0.0
-        try:
-            async for message in socket:
-                if isinstance(message, bytes):
-                    if self.mode == "frozen":
-                        socket.transport.pause_reading()
-                    self.heard += message
-                    self.heard_some.set()
-                    seconds += len(message) / 8000
-                    if self.interim:
-                        await socket.send(self._result(self.interim, begun, seconds, final=False))
-                    continue
-                kind = json.loads(message)["type"]
-                self.messages.append(kind)
-                if kind == "Finalize" and self.mode == "drop":
-                    self.mode = ""
-                    return
-                if kind == "Finalize" and self.mode != "no final":
-                    text = self.transcripts.popleft() if self.transcripts else ""
-                    await socket.send(self._result(text, begun, seconds, final=True))
-                    begun = seconds
-        except ConnectionClosed:
-            return
-        finally:
-            self.open -= 1
-
-    @staticmethod
-    def _result(text: str, begun: float, ended: float, *, final: bool) -> str:
-        alternatives = [{"transcript": text, "confidence": 0.9, "words": []}]
-        result = {"type": "Results", "channel_index": [0, 1], "start": begun, "duration": ended - begun}
-        return json.dumps(
-            {**result, "is_final": final, "from_finalize": final, "channel": {"alternatives": alternatives}}
-        )
-
-
-class OpenAI:
-    """Answers a request with the next of `replies`, word by word."""
-
-    def __init__(self) -> None:
-        self.replies: deque[str] = deque()
-        self.modes: deque[str] = deque()  # one a request: "", "no token", "truncate", "malformed", "tool", "500", "401"
-        self.requests: list[dict[str, Any]] = []
-        self.asked = asyncio.Event()
-        self.hold: asyncio.Event | None = None  # no more until it is set, after so many words:
-        self.hold_after = 0
-
-    async def complete(self, request: Request) -> Response:
-        self.requests.append(await request.json())
-        self.asked.set()
-        mode = self.modes.popleft() if self.modes else ""
-        if mode.isdecimal():
-            return Response('{"error":{"message":"no"}}', int(mode))
-        return StreamingResponse(self._stream(mode), media_type="text/event-stream")
-
-    async def _stream(self, mode: str) -> AsyncIterator[str]:
-        yield self._event({"role": "assistant", "content": ""})
-        if mode == "no token":
-            await asyncio.Event().wait()
-        if mode == "tool":
-            call = {"index": 0, "id": "t", "type": "function", "function": {"name": "transfer_call", "arguments": ""}}
-            yield self._event({"tool_calls": [call]})
-            yield self._event({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]})
-            yield self._event({}, finish="tool_calls")
-            return
-        reply = self.replies.popleft() if self.replies else "We are open until six. Anything else?"
-        words = reply.split(" ")
-        for number, word in enumerate(words):
-            if self.hold is not None and number == self.hold_after:
-                await self.hold.wait()
-            if mode == "truncate" and number == len(words) - 1:
-                return
-            yield "data: {not json\n\n" if mode == "malformed" else self._event({"content": word + " "})
-        yield self._event({}, finish="stop")
-        yield 'data: {"id":"c","choices":[],"usage":{}}\n\n'
-        yield "data: [DONE]\n\n"
-
-    @staticmethod
-    def _event(delta: dict[str, Any], finish: str | None = None) -> str:
-        chunk = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-        return f"data: {json.dumps(chunk)}\n\n"
-
-
-class Cartesia:
-    """Makes 10 ms of sound a word, at once."""
-
-    def __init__(self) -> None:
-        self.mode = ""  # "hang", "no audio", "error", "drop", "stall" (after the first sentence)
-        self.ms_per_word = 10
-        self.said: list[str] = []
-        self.cancelled: list[str] = []
-        self.failed = asyncio.Event()
-        self.open = 0
-        self.news = asyncio.Event()
-
-    async def serve(self, socket: ServerConnection) -> None:
-        self.open += 1
-        at: dict[str, float] = {}
-        try:
-            async for message in socket:
-                request = json.loads(message)
-                context = request["context_id"]
-                if request.get("cancel"):
-                    self.cancelled.append(context)
-                    self.news.set()
-                elif self.mode == "drop":
-                    return
-                elif self.mode == "error":
-                    self.failed.set()
-                    await self._send(
-                        socket, context, type="error", title="no", message="no", status_code=402, done=True
-                    )
-                elif self.mode != "hang":
-                    await self._speak(socket, context, request, at)
-        except ConnectionClosed:
-            return
-        finally:
-            self.open -= 1
-
-    async def _speak(
-        self, socket: ServerConnection, context: str, request: dict[str, Any], at: dict[str, float]
-    ) -> None:
-        words = request["transcript"].split()
-        if words:
-            self.said.append(request["transcript"].strip())
-            self.news.set()
-        if words and self.mode != "no audio" and not (self.mode == "stall" and context in at):
-            begun = at.setdefault(context, 0.0)
-            ends = [begun + self.ms_per_word / 1000 * (n + 1) for n in range(len(words))]
-            timed = {"words": words, "start": ends, "end": ends}
-            await self._send(socket, context, type="timestamps", word_timestamps=timed, done=False, status_code=206)
-            sound = (VOICED * (len(words) * self.ms_per_word // 20 + 1))[: len(words) * self.ms_per_word * 8]
-            data = base64.b64encode(sound).decode()
-            await self._send(socket, context, type="chunk", data=data, done=False, status_code=206, step_time=1)
-            at[context] = ends[-1]
-        if not request["continue"] and self.mode != "stall":
-            await self._send(socket, context, type="done", done=True, status_code=200)
-
-    async def _send(self, socket: ServerConnection, context: str, **message: Any) -> None:
-        await socket.send(json.dumps({"context_id": context, **message}))
-
-
-class Telnyx:
-    """Takes commands. `failures`: how many more requests are answered with 500; `frozen`: not before it is set."""
-
-    def __init__(self) -> None:
-        self.commands: list[tuple[str, dict[str, Any]]] = []
-        self.news = asyncio.Event()
-        self.failures = 0
-        self.ended = False
-        self.frozen: asyncio.Event | None = None
-        self.on_command: Callable[[str, str], None] | None = None
-
-    async def command(self, call_control_id: str, action: str, request: Request) -> Response:
-        self.commands.append((action, {**await request.json(), "call": call_control_id}))
-        self.news.set()
-        if self.frozen is not None:
-            await self.frozen.wait()
-        if self.failures:
-            self.failures -= 1
-            return Response(status_code=500)
-        if self.ended:
-            return Response('{"errors":[{"code":"90018","title":"Call has already ended"}]}', 422)
-        if self.on_command is not None:
-            self.on_command(action, call_control_id)
-        return Response('{"data":{"result":"ok"}}', media_type="application/json")
-
-    async def commanded(self, action: str, call: str = "") -> dict[str, Any]:
-        """The first such command, of any call unless told."""
-        while True:
-            for name, command in self.commands:
-                if name == action and call in ("", command["call"]):
-                    return command
-            self.news.clear()
-            await self.news.wait()
-
-    def names(self) -> list[str]:
-        return [name for name, _ in self.commands]
 
 
 class Caller:
@@ -254,7 +51,7 @@ class Caller:
         start = {"call_control_id": "v3:a b", "media_format": media_format}
         await self._socket.send('{"event":"connected","version":"1.0.0"}')
         await self._socket.send(json.dumps({"event": "start", "stream_id": "s", "start": start}))
-        await self.sound(SILENT, 40)  # a line without noise
+        await self.sound(self._world.silent, 40)  # a line without noise
 
     async def sound(self, frame: bytes, ms: int) -> None:
         for _ in range(ms // 20):
@@ -263,20 +60,22 @@ class Caller:
             await self._socket.send(json.dumps({"event": "media", "media": media}))
 
     async def say(self, *transcript: str, ms: int = 400) -> float:
-        """Speak, and pause long enough to have spoken; returns when."""
+        """Speak, and pause long enough to have spoken; returns when the pause began, at the latest."""
         self._world.deepgram.transcripts.extend(transcript)
-        await self.sound(VOICED, ms)
-        await self.sound(SILENT, 200)
-        return self._loop.time()
+        await self.sound(self._world.voiced, ms)
+        finished = self._loop.time()
+        await self.sound(self._world.silent, 200)
+        return finished
 
     async def next(self, kind: str) -> float:
         """Wait for an event, skipping others; returns when it came."""
-        while True:
-            event, at = await self.events.get()
-            if event == kind:
-                return at
-            if event == "closed":
-                raise AssertionError(f"closed before {kind}")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while True:
+                event, at = await self.events.get()
+                if event == kind:
+                    return at
+                if event == "closed":
+                    raise AssertionError(f"closed before {kind}")
 
     async def greeted(self) -> None:
         await self.next("mark")
@@ -317,8 +116,11 @@ class Caller:
 class World:
     """Everything around the agent, and the agent."""
 
-    def __init__(self) -> None:
-        self.deepgram, self.openai, self.cartesia, self.telnyx = Deepgram(), OpenAI(), Cartesia(), Telnyx()
+    def __init__(self, vendors: Any) -> None:
+        self.deepgram, self.deepgram_fallback = vendors.deepgram, vendors.deepgram_fallback
+        self.openai, self.anthropic, self.gemini = vendors.openai, vendors.anthropic, vendors.gemini
+        self.cartesia, self.elevenlabs, self.telnyx = vendors.cartesia, vendors.elevenlabs, vendors.telnyx
+        self.company, self.voiced, self.silent = vendors.company, vendors.voiced, vendors.silent
         self.key = Ed25519PrivateKey.generate()
         self.http = httpx.AsyncClient(trust_env=False, verify=False)  # there is no TLS here; to load it takes 20 ms
         self.agent = ""
@@ -344,26 +146,42 @@ class World:
     async def running(self, **changes: str) -> AsyncIterator[World]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.http)
-            deepgram = await stack.enter_async_context(
-                serve(self.deepgram.serve, "127.0.0.1", 0, process_request=self.deepgram.refuse, close_timeout=0.2)
-            )
-            cartesia = await stack.enter_async_context(serve(self.cartesia.serve, "127.0.0.1", 0))
             vendors = FastAPI()
             vendors.post("/v1/chat/completions")(self.openai.complete)
+            vendors.post("/v1/messages")(self.anthropic.complete)
+            vendors.post("/v1beta/models/{method}")(self.gemini.complete)
             vendors.post("/v2/calls/{call_control_id}/actions/{action}")(self.telnyx.command)
+            vendors.post("/company/appointments")(self.company.book)
+            vendors.delete("/company/appointments")(self.company.cancel)
             vendors_url = await stack.enter_async_context(served(vendors))
             ours = {
                 "TELNYX_API_BASE": f"{vendors_url}/v2",
                 "OPENAI_BASE_URL": f"{vendors_url}/v1",
-                "DEEPGRAM_URL": f"http://127.0.0.1:{deepgram.sockets[0].getsockname()[1]}",
-                "CARTESIA_URL": f"http://127.0.0.1:{cartesia.sockets[0].getsockname()[1]}",
+                "ANTHROPIC_BASE_URL": vendors_url,
+                "GEMINI_BASE_URL": vendors_url,
+                "DEEPGRAM_URL": await self._listening(stack, self.deepgram),
+                "CARTESIA_URL": await self._listening(stack, self.cartesia),
                 "GREETING": "Hello there.",
             }
+            if changes.pop("COMPANY", ""):
+                ours["COMPANY_API_URL"] = f"{vendors_url}/company"
+            if changes.get("ELEVENLABS_API_KEY"):
+                ours["ELEVENLABS_URL"] = await self._listening(stack, self.elevenlabs)
+            if changes.get("DEEPGRAM_FALLBACK_API_KEY"):
+                ours["DEEPGRAM_FALLBACK_URL"] = await self._listening(stack, self.deepgram_fallback)
             self.settings = environment(**{**ours, **changes})
             self.app = create_app(Settings.from_environment(self.settings))
             self.agent = await stack.enter_async_context(served(self.app))
             yield self
-        await asyncio.gather(*self._tasks)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await asyncio.gather(*self._tasks)
+
+    @staticmethod
+    async def _listening(stack: AsyncExitStack, vendor: Any) -> str:
+        server = await stack.enter_async_context(
+            serve(vendor.serve, "127.0.0.1", 0, process_request=vendor.refuse, close_timeout=0.2)
+        )
+        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def webhook(self, event_type: str, id_: str = "", **payload: str) -> int:
         payload = {"call_control_id": "v3:a b", "direction": "incoming", **payload}
@@ -384,7 +202,7 @@ class World:
     @asynccontextmanager
     async def calling(self, call: str = "v3:a b", *, quiet: bool = True) -> AsyncIterator[Caller]:
         """A call, answered, with its media stream open; hung up on the way out."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_PATIENCE_SECONDS):
             async with self._calling(call) as caller:
                 yield caller
             if quiet:
@@ -407,15 +225,22 @@ class World:
                 await socket.close()
                 await reading
 
+    def breaker(self, provider: str) -> Any:
+        models: Any = self.app.state.switchboard._equipment.models
+        return next(model.breaker for model in models._chain if model.name == provider)
+
     async def quiet(self) -> None:
         """Until the agent has no open call, nor any connection to a vendor."""
-        while await self.metric("voice_agent_open_calls") or self.deepgram.open or self.cartesia.open:
-            pass  # each look is a request of its own
+        vendors = (self.deepgram, self.deepgram_fallback, self.cartesia, self.elevenlabs)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while await self.metric("voice_agent_open_calls") or any(vendor.open for vendor in vendors):
+                pass  # each look is a request of its own
 
     async def counted(self, line: str, times: int = 1) -> None:
         """Until the metric has come to so much."""
-        while await self.metric(line) < times:
-            pass
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while await self.metric(line) < times:
+                pass
 
     async def metric(self, line: str) -> float:
         text = (await self.http.get(f"{self.agent}/metrics")).text
@@ -437,24 +262,39 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
             listener.close()
         for connection in list(server.server_state.connections):
             connection.shutdown()
-        await asyncio.gather(*server.server_state.tasks)
+        if server.server_state.tasks:
+            _, held = await asyncio.wait(server.server_state.tasks, timeout=_HELD_SECONDS)
+            for task in held:
+                task.cancel()  # of a test that has failed before it let go
         await server.lifespan.shutdown()
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(vendors: Callable[[], Any]) -> AsyncIterator[World]:
     """The agent among its vendors, with short patience."""
-    async with World().running() as world:
+    async with World(vendors()).running() as world:
         yield world
 
 
 @pytest.fixture
-def worlds() -> Callable[..., Any]:
+def worlds(vendors: Callable[[], Any]) -> Callable[..., Any]:
     """`async with worlds(DEFECT="no_clear") as world`: the same, with other settings."""
 
     @asynccontextmanager
     async def running(**changes: str) -> AsyncIterator[World]:
-        async with World().running(**changes) as world:
+        async with World(vendors()).running(**changes) as world:
             yield world
 
     return running
+
+
+@pytest.fixture
+def together(worlds: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """`await together(_one_scene, (_another, "case"))`: each in worlds of its own, side by side: they mostly wait."""
+
+    async def play(*scenes: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            for scene, *case in (one if isinstance(one, tuple) else (one,) for one in scenes):
+                group.create_task(scene(worlds, *case), name=f"{scene.__name__} {case}")
+
+    return play

@@ -176,6 +176,55 @@ def test_settings_have_defaults() -> None:
     assert settings.telnyx_public_key is None
 
 
+def test_chains_are_of_the_vendors_that_have_keys_unless_told() -> None:
+    alone = Settings.from_environment(_environment())
+    assert (alone.llm_chain, alone.tts_chain) == (("openai",), ("cartesia",))
+    assert alone.deepgram_hosts == [("deepgram", "wss://api.deepgram.com", "k")]
+    every = {"GEMINI_API_KEY": "g", "ANTHROPIC_API_KEY": "a", "ELEVENLABS_API_KEY": "e"}
+    settings = Settings.from_environment(_environment(**every, DEEPGRAM_FALLBACK_URL="http://127.0.0.1:9/"))
+    assert settings.llm_chain == ("openai", "anthropic", "gemini")
+    assert settings.tts_chain == ("cartesia", "elevenlabs")
+    assert settings.deepgram_hosts[1] == ("deepgram_fallback", "ws://127.0.0.1:9", "k")
+    told = Settings.from_environment(
+        _environment(
+            **every, LLM_CHAIN="Gemini,openai", GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:8/", CARTESIA_API_KEY=""
+        )
+    )
+    assert (told.llm_chain, told.tts_chain) == (("gemini", "openai"), ("elevenlabs",))
+    assert told.gemini.base_url == "http://127.0.0.1:8"
+
+
+def test_chains_that_cannot_be_are_told() -> None:
+    wrong = {"LLM_CHAIN": "openai,anthropic,mistral,openai", "CARTESIA_API_KEY": "", "DEEPGRAM_FALLBACK_URL": "there"}
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment(_environment(**wrong))
+    assert raised.value.problems == [
+        "ANTHROPIC_API_KEY is required, since LLM_CHAIN names anthropic",
+        "LLM_CHAIN names 'mistral'; there are openai, anthropic, gemini",
+        "LLM_CHAIN names a vendor twice: openai, anthropic, mistral, openai",
+        "DEEPGRAM_FALLBACK_URL must be an http(s) or ws(s) URL, not 'there'",
+        "CARTESIA_API_KEY is required (or ELEVENLABS_API_KEY)",
+    ]
+
+
+def test_tools_are_those_that_are_named_or_the_transfer_if_there_is_somebody() -> None:
+    def tools(**changes: str) -> tuple[str, ...]:
+        return Settings.from_environment(_environment(**changes)).tools
+
+    assert tools() == ()
+    assert tools(TRANSFER_NUMBER="+1") == ("transfer",)
+    assert tools(TOOLS="Appointments", TRANSFER_NUMBER="+1") == ("appointments",)
+    assert tools(TOOLS="transfer, appointments", TRANSFER_NUMBER="+1") == ("transfer", "appointments")
+    with pytest.raises(SettingsError) as raised:
+        tools(TOOLS="transfer,refund", COMPANY_API_URL="there", SUMMARY="perhaps")
+    assert raised.value.problems == [
+        "TOOLS names 'refund'; there are transfer, appointments",
+        "TRANSFER_NUMBER is required, since TOOLS names transfer",
+        "COMPANY_API_URL must be an http(s) or ws(s) URL, not 'there'",
+        "SUMMARY must be one of on, off, not 'perhaps'",
+    ]
+
+
 def test_every_problem_of_the_settings_is_told() -> None:
     wrong = {
         "PORT": "x", "OPENAI_API_KEY": " ", "PUBLIC_URL": "example.org", "VAD": "ears", "VAD_STOP_MS": "0",

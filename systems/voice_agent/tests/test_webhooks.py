@@ -64,23 +64,25 @@ async def test_outgoing_calls_are_not_answered(world: Any) -> None:
     assert await world.metric("voice_agent_open_calls") == 0
 
 
-async def test_a_command_is_tried_again_under_the_same_id(world: Any) -> None:
-    world.telnyx.failures = 2
-    async with world.calling() as caller:
-        await caller.greeted()
-    tried = [command["command_id"] for name, command in world.telnyx.commands if name == "answer"]
-    assert len(tried) == 3
-    assert len(set(tried)) == 1
-    streaming = await world.telnyx.commanded("streaming_start")
-    assert streaming["stream_bidirectional_mode"] == "rtp"
-    assert streaming["command_id"] not in tried
+async def _a_command_is_tried_again_under_the_same_id(worlds: Callable[..., Any]) -> None:
+    async with worlds() as world:
+        world.telnyx.failures = 2
+        async with world.calling() as caller:
+            await caller.greeted()
+        tried = [command["command_id"] for name, command in world.telnyx.commands if name == "answer"]
+        assert len(tried) == 3
+        assert len(set(tried)) == 1
+        streaming = await world.telnyx.commanded("streaming_start")
+        assert streaming["stream_bidirectional_mode"] == "rtp"
+        assert streaming["command_id"] not in tried
 
 
-async def test_a_command_is_given_up_in_the_end(world: Any) -> None:
-    world.telnyx.failures = 100
-    await world.webhook("call.initiated")
-    await world.counted('voice_agent_calls_total{outcome="no media"}')
-    assert world.telnyx.names() == ["answer"] * 3 + ["hangup"] * 3
+async def _a_command_is_given_up_in_the_end(worlds: Callable[..., Any]) -> None:
+    async with worlds() as world:
+        world.telnyx.failures = 100
+        await world.webhook("call.initiated")
+        await world.counted('voice_agent_calls_total{outcome="no media"}')
+        assert world.telnyx.names() == ["answer"] * 3 + ["hangup"] * 3
 
 
 async def test_a_call_that_ended_before_it_was_answered_is_over(world: Any) -> None:
@@ -135,3 +137,10 @@ def test_lately_is_bounded() -> None:
     lately = Lately(2)
     assert [lately.add(id_) for id_ in ("a", "b", "a", "c")] == [True, True, False, True]
     assert [id_ in lately for id_ in ("a", "b", "c")] == [True, False, True]
+
+
+async def test_commands_that_fail(together: Callable[..., Any]) -> None:
+    await together(
+        _a_command_is_tried_again_under_the_same_id,
+        _a_command_is_given_up_in_the_end,
+    )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from busyhour.emulators.receptionist.manners import hostile
 from busyhour.emulators.receptionist.nouns import Said
 from busyhour.emulators.receptionist.wording import DIGITS, days_in, digits_in, occurs, words_of
 from busyhour.model import JSON
@@ -147,7 +148,7 @@ class _Filler:
         if kind in ("integer", "number"):
             return _number(schema, whole=kind == "integer")
         if kind == "boolean":
-            return True
+            return "hostile" not in name.lower() or any(hostile(text) for text in self._known.texts)
         return None if kind == "null" else self._string(schema, name)
 
     def _object(self, schema: Mapping[str, JSON], depth: int) -> JSON:
@@ -188,6 +189,9 @@ class _Filler:
         """Whether an optional property is worth telling: there is a choice, or the caller said it."""
         if isinstance(schema, Mapping):
             if schema.get("enum") or any(isinstance(schema.get(k), list) for k in ("anyOf", "oneOf")):
+                return True
+            inner = schema.get("properties")
+            if isinstance(inner, Mapping) and any(_fact(key.lower(), self._known.texts) for key in inner):
                 return True
             kind = schema.get("type")
             if kind not in (None, "string") and not (isinstance(kind, list) and "string" in kind):

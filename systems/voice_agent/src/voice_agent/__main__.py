@@ -16,7 +16,7 @@ from voice_agent.settings import Settings, SettingsError
 from voice_agent.vad import SileroMissing
 
 EX_USAGE = 64  # sysexits.h
-_CLOSING_SHARE = 0.2  # of the time for a shutdown: for uvicorn to close its connections
+_CLOSING_SHARE = 0.3  # of the time for a shutdown: for uvicorn to close its connections
 
 
 class _Server(uvicorn.Server):
@@ -34,9 +34,9 @@ class _Server(uvicorn.Server):
 def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
-        log.configure(settings.log_level)
+        log.configure(settings.log_level, settings.error_log, settings.error_log_bytes)
         app = create_app(settings)
-    except (SettingsError, SileroMissing) as error:
+    except (SettingsError, SileroMissing, log.Unwritable) as error:
         sys.stderr.write("".join(f"voice_agent: {problem}\n" for problem in str(error).splitlines()))
         return EX_USAGE
     config = uvicorn.Config(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
-import httpx
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 
-from voice_agent.call import Equipment
 from voice_agent.defects import Defects
-from voice_agent.llm import ChatModel
+from voice_agent.equipment import equipped
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.settings import Settings
@@ -35,14 +32,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tls = httpx.create_ssl_context(trust_env=False)  # one for both: to load the certificates takes 20 ms
-        async with (
-            _client(settings.openai_base_url, settings.openai_api_key, settings, tls) as openai,
-            _client(settings.telnyx_api_base, settings.telnyx_api_key, settings, tls) as telnyx,
-        ):
-            model = ChatModel(openai, settings, metrics=metrics)
-            equipment = Equipment(settings=settings, model=model, metrics=metrics, defects=defects, silero=silero)
-            app.state.switchboard = switchboard = Switchboard(equipment, telnyx=telnyx, log=log)
+        async with equipped(settings, metrics=metrics, defects=defects, silero=silero) as equipment:
+            app.state.switchboard = switchboard = Switchboard(equipment, log=log)
             log.info("ready", url=settings.public_url, defects=",".join(settings.defect.doses))
             yield
             await switchboard.drain(1.0)
@@ -96,18 +87,6 @@ def create_app(settings: Settings) -> FastAPI:
 def _switchboard(app: FastAPI) -> Switchboard:
     switchboard: Switchboard = app.state.switchboard
     return switchboard
-
-
-def _client(base_url: str, key: str, settings: Settings, tls: ssl.SSLContext) -> httpx.AsyncClient:
-    """A pool that every call shares: at most two requests a call are in progress."""
-    return httpx.AsyncClient(
-        base_url=base_url + "/",
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=httpx.Timeout(30, connect=settings.connect_seconds),  # the callers' own deadlines are shorter
-        limits=httpx.Limits(max_connections=2 * settings.max_calls, max_keepalive_connections=settings.max_calls),
-        trust_env=False,
-        verify=tls,
-    )
 
 
 class _Stream:

@@ -13,24 +13,23 @@ it is cancelling it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from voice_agent.audio import FRAME_BYTES, Reorder
-from voice_agent.defects import Defects
-from voice_agent.llm import ChatModel, Message
+from voice_agent.equipment import Equipment
+from voice_agent.llm.question import Errand, Message
 from voice_agent.log import Log
 from voice_agent.media import MediaSocket, parse
-from voice_agent.metrics import Metrics
 from voice_agent.mouth import Mouth
-from voice_agent.settings import Settings
-from voice_agent.speaking import TROUBLE, Reply, Speaker, said_goodbye
+from voice_agent.reply import Reply
+from voice_agent.speaking import TROUBLE, Speaker, said_goodbye
 from voice_agent.stt import Recognizer
 from voice_agent.telnyx import CommandFailed, Phone
-from voice_agent.tts import Voice
 from voice_agent.turn_taking import Edge, TurnTaking
-from voice_agent.vad import EnergyVad, Session, SileroVad
+from voice_agent.usage import Usage
+from voice_agent.vad import EnergyVad, SileroVad
 
 SAY_AGAIN = "I am sorry, could you say that again please?"
 CUT_IN = "Let me stop you there for a moment."
@@ -40,17 +39,6 @@ _TROUBLES = 3  # turns in a row that failed: then the call is given up
 _SPEECH_MS = 300  # so much sound must have been speech before an unheard utterance is asked for again
 _HISTORY = 40  # messages kept for the model
 _CUT_IN_SECONDS = 0.6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equipment:
-    """What all calls share."""
-
-    settings: Settings
-    model: ChatModel
-    metrics: Metrics
-    defects: Defects
-    silero: Session | None
 
 
 @dataclass(eq=False, slots=True)
@@ -68,9 +56,17 @@ class Turn:
 
 
 class Conversation:
-    """`run` it; `end` it from outside; tell it what the carrier's webhooks say."""
+    """`run` it; `end` it from outside; tell it what the carrier's webhooks say. `start` begins what may outlive it."""
 
-    def __init__(self, equipment: Equipment, *, phone: Phone, socket: MediaSocket, log: Log) -> None:
+    def __init__(
+        self,
+        equipment: Equipment,
+        *,
+        phone: Phone,
+        socket: MediaSocket,
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        log: Log,
+    ) -> None:
         self._settings, self._metrics = equipment.settings, equipment.metrics
         self._defects = equipment.defects
         self._phone, self._socket, self._log = phone, socket, log
@@ -79,24 +75,37 @@ class Conversation:
         self._deaf_from = self._defects.deaf_from()
         vad = SileroVad(equipment.silero) if equipment.silero else EnergyVad()
         self._turn_taking = TurnTaking(vad, start_ms=self._settings.vad_start_ms, stop_ms=self._settings.vad_stop_ms)
-        self._ears = Recognizer(self._settings, metrics=self._metrics, log=log, lost=self._deafened)
-        self._voice = Voice(self._settings, metrics=self._metrics, log=log)
+        self._usage = Usage(self._metrics)
+        self._ears = Recognizer(
+            self._settings,
+            equipment.hosts,
+            metrics=self._metrics,
+            defects=self._defects,
+            usage=self._usage,
+            log=log,
+            lost=self._deafened,
+        )
+        self._voices = equipment.voices(self._usage, log)
+        self._tools = equipment.tools(start, log)
         self._mouth = Mouth(
             socket.send, metrics=self._metrics, gap_seconds=lambda: self._defects.seconds("gappy_audio")
         )
         self._speaker = Speaker(
             self._settings,
-            model=equipment.model,
-            voice=self._voice,
+            models=equipment.models,
+            tools=self._tools,
+            voices=self._voices,
             mouth=self._mouth,
             phone=phone,
             metrics=self._metrics,
+            defects=self._defects,
+            usage=self._usage,
             log=log,
         )
         self._group = asyncio.TaskGroup()
         self._over: asyncio.Future[str] = self._loop.create_future()
         self._turn: Turn | None = None
-        self._history: list[Message] = []
+        self._history: list[Message | Errand] = []
         self._pending = ""  # words of the caller that have had no answer yet
         self._cut_off = ""  # what was left to say when the caller interrupted
         self._troubles = 0
@@ -106,8 +115,10 @@ class Conversation:
         """Converse until the call is over; returns what ended it. A bug ends it too, as an ExceptionGroup."""
         try:
             async with self._group:
-                for part in (self._mouth.run(), self._ears.run(), self._voice.run(), self._listen(), self._limit()):
+                for part in (self._mouth.run(), self._ears.run(), self._listen(), self._limit()):
                     self._group.create_task(part)
+                for voice in self._voices:
+                    self._group.create_task(voice.run())
                 await self._over
                 raise _Over
         except* _Over:
@@ -130,6 +141,14 @@ class Conversation:
     def carrier_spoke(self) -> None:
         """The carrier has said what we had it say."""
         self._speaker.carrier_spoke()
+
+    def used(self) -> dict[str, float]:
+        """What the call has used of its vendors so far, for the log."""
+        return self._usage.fields()
+
+    def said(self) -> Sequence[Message | Errand]:
+        """The conversation as it is remembered, the newest last."""
+        return [*self._history, *([{"role": "user", "content": self._pending}] if self._pending else [])]
 
     # ------------------------------------------------------------ the caller's sound
 
@@ -237,12 +256,13 @@ class Conversation:
             return
         turn.words = self._pending
         await self._delay(turn, "slow_response")
-        if turn.words:
-            messages = [
-                {"role": "system", "content": self._settings.system_prompt},
-                *self._history,
-                {"role": "user", "content": turn.words},
-            ]
+        await self._delay(turn, "warm_up")
+        if self._speaker.failed_over:
+            await self._delay(turn, "failover_loses_settings")
+        if turn.words or self._owes_result():
+            await self._tools.settled()  # an interruption does not undo what was begun
+            asked = [{"role": "user", "content": turn.words}] if turn.words else []
+            messages = [{"role": "system", "content": self._settings.system_prompt}, *self._history, *asked]
             await self._speak(turn, self._speaker.think(messages, turn.owed_since))
         elif not transcript.heard and self._turn_taking.spoken_ms >= _SPEECH_MS:
             await self._speak(turn, self._speaker.recite(SAY_AGAIN, turn.owed_since, trouble=True))
@@ -260,10 +280,13 @@ class Conversation:
             self._metrics.turn("unanswered")
             await self._leave("gave up")
             return
+        if reply.lost:
+            self._metrics.turn("lost")
+            return
         self._remember(turn, reply.text)
         self._spoke(turn, reply)
         self._troubles = self._troubles + 1 if reply.trouble else 0
-        if self._troubles >= _TROUBLES or reply.transfers:
+        if self._troubles >= _TROUBLES or reply.transfers or reply.exhausted:
             await self._hand_over()
         elif said_goodbye(reply.text):
             await self._leave("said goodbye")
@@ -291,7 +314,7 @@ class Conversation:
 
     def _heard_out(self, turn: Turn) -> bool:
         """Whether the caller has heard all of it, so that the turn is just about to be over."""
-        return turn.reply is not None and turn.reply.speech.sounded and self._mouth.settle()
+        return turn.reply is not None and turn.reply.sounded and self._mouth.settle()
 
     async def _stop_later(self, turn: Turn, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -310,13 +333,26 @@ class Conversation:
             self._metrics.turn("interrupted")
             self._remember(turn, heard)
             self._cut_off = left
+        elif turn.reply is not None and turn.reply.errands:
+            self._remember(turn, "")
 
     def _remember(self, turn: Turn, said: str) -> None:
         if turn.words:
             self._history.append({"role": "user", "content": turn.words})
             self._pending = self._pending.removeprefix(turn.words).strip()
-        self._history.append({"role": "assistant", "content": said})
+        errands = turn.reply.errands if turn.reply is not None else []
+        if errands and " ".join(errand.said for errand in errands).startswith(said):
+            errands, said = [replace(errands[0], said=said), *(replace(errand, said="") for errand in errands[1:])], ""
+        else:  # what was said in between is part of what was said
+            errands = [replace(errand, said="") for errand in errands]
+        self._history += errands
+        if said:
+            self._history.append({"role": "assistant", "content": said})
         del self._history[:-_HISTORY]
+
+    def _owes_result(self) -> bool:
+        """Whether something was done for the caller of which they were not told, as they interrupted."""
+        return bool(self._history) and isinstance(self._history[-1], Errand)
 
     async def _delay(self, turn: Turn, defect: str) -> None:
         if seconds := self._defects.seconds(defect):
@@ -334,6 +370,7 @@ class Conversation:
 
     async def _despair(self, turn: Turn) -> None:
         self._metrics.fell_back("deaf")
+        self._log.trouble("fallback", kind="deaf")
         self._troubles = _TROUBLES
         await self._speak(turn, self._speaker.recite(TROUBLE, turn.owed_since, trouble=True))
 

@@ -2,13 +2,14 @@
 
 `DEFECT=slow_response:900,drop_turn:0.2` adds 900 ms before each reply and ignores one caller's turn in five;
 `slow_response:900@0.1` adds them before one reply in ten. Value and share let a defect sit just past, or just inside,
-the limit of a test. None is on unless asked for; the hooks are one line each, and do nothing then. Shares are drawn
-from a generator seeded by DEFECT_SEED.
+the limit of a test. Some are benign: a careless test takes them for defects. None is on unless asked for; the hooks are
+one line each, and do nothing then. Shares are drawn from a generator seeded by DEFECT_SEED.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -17,15 +18,17 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a defect does on which occasions; the unit of its value ("ms", "s", "share" of the occasions, "" for none).
+    """What a defect does on which occasions; the unit of its value ("ms", "s", "KB", "share" of the occasions, ""
+    for none).
 
-    `default` is the value that it has unless told.
+    `default` is the value that it has unless told; only the `first` so many occasions are any (0: all are).
     """
 
     about: str
     occasion: str
     unit: str
     default: float
+    first: int = 0
 
 
 KINDS = MappingProxyType(
@@ -41,6 +44,39 @@ KINDS = MappingProxyType(
         "gappy_audio": Kind("falls silent for so long, 0.6 s into what is said", "reply or greeting", "ms", 300),
         "hang_up_early": Kind("hangs up after a reply that was no goodbye", "reply", "share", 1),
         "refuse_call": Kind("rejects the call", "call", "share", 1),
+        # What the field reports of vendors that fail.
+        "tts_zero_audio_trusted": Kind("takes a synthesis without sound for a success", "synthesis", "", 0),
+        "llm_no_token_timeout_off": Kind(
+            "waits for the first token for ever, once there are headers", "request", "", 0
+        ),
+        "truncate_ignored": Kind("takes a reply that broke off for a complete one", "request", "", 0),
+        "failover_loses_settings": Kind(
+            "forgets the system prompt at a failover, and waits so long before each later turn of the call",
+            "turn",
+            "s",
+            3,
+        ),
+        "no_failover": Kind("knows of the first vendor of each chain only", "request", "", 0),
+        "no_replay": Kind(
+            "loses the turn at a failover: only the next one is put to the next vendor", "failover", "", 0
+        ),
+        "breaker_off": Kind("does not open circuit breakers", "opening", "", 0),
+        "breaker_never_closes": Kind("does not close circuit breakers", "look", "", 0),
+        # What an agent does that trusts its model.
+        "tool_unchecked": Kind("cancels appointments whatever name and number the model gives", "cancellation", "", 0),
+        "summary_free_text": Kind("asks for no schema in the summary, and logs what comes", "call", "", 0),
+        # What the field reports of calls and processes.
+        "zombie_call": Kind("keeps the call open for so long after its end", "call", "s", 60),
+        "speaking_mute": Kind("believes to be speaking, and is silent until the caller speaks", "reply", "share", 1),
+        "spin_after_hangup": Kind("burns a core for so long after the call", "call", "s", 60),
+        "serial_dispatch": Kind("sets calls up one after the other, each in so long", "call", "ms", 1000),
+        "gil_contention": Kind(
+            "with 3 calls or more, blocks the event loop for so long in each 20 ms, for each call", "call", "ms", 4
+        ),
+        "leak_native_per_call": Kind("keeps so much native memory for ever", "call", "KB", 1024),
+        # Benign.
+        "pool_high_water": Kind("keeps so much memory for the next call to use", "call", "KB", 1024),
+        "warm_up": Kind("waits before the first 5 replies of the process", "reply", "ms", 150, first=5),
     }
 )
 
@@ -113,6 +149,11 @@ class Defects:
         self._doses = switched.doses
         self._random = random
         self._harmed = harmed
+        self._occasions: Counter[str] = Counter()
+
+    def on(self, name: str) -> bool:
+        """Whether the defect is switched on at all."""
+        return name in self._doses
 
     def strikes(self, name: str) -> bool:
         """Whether the defect is on, and this occasion is one of its share."""
@@ -123,11 +164,16 @@ class Defects:
 
     def seconds(self, name: str) -> float:
         """The value of a defect in seconds; 0.0 when it is off, or this occasion is none of its share."""
+        value = self.amount(name)
+        return value / 1000 if KINDS[name].unit == "ms" else value
+
+    def amount(self, name: str) -> float:
+        """The same in the defect's own unit."""
         dose = self._drawn(name)
         if dose is None or not dose.value:
             return 0.0
         self._harmed(name)
-        return dose.value / 1000 if KINDS[name].unit == "ms" else dose.value
+        return dose.value
 
     def deaf_from(self) -> float:
         """From how many seconds into a new call the caller is not heard; infinity if this call is to have ears."""
@@ -139,4 +185,9 @@ class Defects:
 
     def _drawn(self, name: str) -> Dose | None:
         dose = self._doses.get(name)
-        return dose if dose is not None and (dose.share >= 1 or self._random.random() < dose.share) else None
+        if dose is None:
+            return None
+        self._occasions[name] += 1
+        if 0 < KINDS[name].first < self._occasions[name]:
+            return None
+        return dose if dose.share >= 1 or self._random.random() < dose.share else None

@@ -12,9 +12,17 @@ _HELP = {
     "voice_agent_turns_total": ("counter", "Turns of the caller, by what came of them."),
     "voice_agent_interruptions_total": ("counter", "Replies that the caller interrupted."),
     "voice_agent_vendor_errors_total": ("counter", "Failures of vendors, by vendor and reason."),
+    "voice_agent_breaker_state": ("gauge", "Circuit breaker of a vendor: 0 closed, 1 open, 2 half-open."),
+    "voice_agent_breaker_transitions_total": ("counter", "Times that a circuit breaker came into a state."),
+    "voice_agent_failovers_total": ("counter", "Times that the next vendor of a chain took over, by both."),
     "voice_agent_fallbacks_total": ("counter", "Times something else had to be said or used, by kind."),
+    "voice_agent_tool_calls_total": ("counter", "Tools that the model has called, by tool and outcome."),
+    "voice_agent_summaries_total": ("counter", "Summaries of calls that were asked for, by outcome."),
     "voice_agent_response_seconds": ("summary", "End of the caller's speech to our first frame, on our side."),
     "voice_agent_underruns_total": ("counter", "Times the sound ran out in the middle of a reply."),
+    "voice_agent_llm_tokens_total": ("counter", "Tokens, as the vendor counted them, by provider and kind."),
+    "voice_agent_stt_seconds_total": ("counter", "Seconds of sound sent to be recognised, by provider."),
+    "voice_agent_tts_characters_total": ("counter", "Characters sent to be synthesised, by provider."),
     "voice_agent_defects_total": ("counter", "Occasions on which a switched-on defect struck, by defect."),
 }
 
@@ -37,8 +45,23 @@ class Metrics:
     def vendor_failed(self, vendor: str, reason: str) -> None:
         self._add("voice_agent_vendor_errors_total", f'{{vendor="{vendor}",reason="{reason}"}}')
 
+    def breaker(self, provider: str, state: int) -> None:
+        self._counts["voice_agent_breaker_state"][f'{{provider="{provider}"}}'] = state
+
+    def breaker_turned(self, provider: str, to: str) -> None:
+        self._add("voice_agent_breaker_transitions_total", f'{{provider="{provider}",to="{to}"}}')
+
+    def failed_over(self, failed: str, to: str) -> None:
+        self._add("voice_agent_failovers_total", f'{{from="{failed}",to="{to}"}}')
+
     def fell_back(self, kind: str) -> None:
         self._add("voice_agent_fallbacks_total", f'{{kind="{kind}"}}')
+
+    def tool_called(self, tool: str, outcome: str) -> None:
+        self._add("voice_agent_tool_calls_total", f'{{tool="{tool}",outcome="{outcome}"}}')
+
+    def summed_up(self, outcome: str) -> None:
+        self._add("voice_agent_summaries_total", f'{{outcome="{outcome}"}}')
 
     def responded(self, seconds: float) -> None:
         self._add("voice_agent_response_seconds_sum", "", seconds)
@@ -46,6 +69,16 @@ class Metrics:
 
     def underrun(self) -> None:
         self._add("voice_agent_underruns_total", "")
+
+    def tokens(self, provider: str, prompt: int, completion: int) -> None:
+        self._add("voice_agent_llm_tokens_total", f'{{provider="{provider}",kind="prompt"}}', prompt)
+        self._add("voice_agent_llm_tokens_total", f'{{provider="{provider}",kind="completion"}}', completion)
+
+    def heard(self, provider: str, seconds: float) -> None:
+        self._add("voice_agent_stt_seconds_total", f'{{provider="{provider}"}}', seconds)
+
+    def spoke(self, provider: str, characters: int) -> None:
+        self._add("voice_agent_tts_characters_total", f'{{provider="{provider}"}}', characters)
 
     def defect(self, name: str) -> None:
         self._add("voice_agent_defects_total", f'{{defect="{name}"}}')

@@ -1,9 +1,10 @@
 """Says things, and makes sure that the caller hears something: the fallbacks are here.
 
-    model is slow        -> what there is up to a comma is spoken; else "one moment please"
-    model fails          -> an apology takes the place of the reply, or of the rest of it
-    synthesis fails      -> the carrier says it with its own voice; so it does for the next 15 s
-    both fail            -> the carrier apologises
+    model fails          -> the next of the chain takes over; "one moment please" if that takes long
+    all models fail      -> an apology takes the place of the reply, or of the rest of it
+    voice fails          -> the next of the chain says the rest; whoever failed is not asked again for 15 s
+    all voices fail      -> the carrier says it with its own voice
+    all fail             -> the carrier apologises
 
 Whatever happens, something is heard within `dead_air_seconds` (and the carrier's delay) after the caller had finished,
 and again after what we said last.
@@ -13,103 +14,36 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 
+from voice_agent.defects import Defects
 from voice_agent.draft import Draft
-from voice_agent.llm import ChatModel, Message, ModelFailed, Tool, ToolCall
+from voice_agent.llm.chain import FailedOver, Models, TurnLost
+from voice_agent.llm.model import ModelFailed
+from voice_agent.llm.question import Errand, Message, Question, ToolCall
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.mouth import Mouth
+from voice_agent.reply import Reply
 from voice_agent.settings import Settings
 from voice_agent.telnyx import Phone
-from voice_agent.tts import CHARACTERS_PER_SECOND, Voice, VoiceFailed
+from voice_agent.tools import ROUNDS, Tools
+from voice_agent.tts.chain import Voices
+from voice_agent.tts.speech import VoiceFailed
+from voice_agent.tts.voice import Voice
+from voice_agent.usage import Usage
 
 TROUBLE = "I am sorry, I am having some trouble right now."
 PUTTING_THROUGH = "One moment please, I am putting you through."
-TRANSFER_CALL: Tool = {
-    "type": "function",
-    "function": {
-        "name": "transfer_call",
-        "description": "Put the caller through to a human, when they ask for one or need what you cannot do.",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 
 _SYNTHESIS_SECONDS = 0.6  # of the caller's patience, kept for an apology to be synthesised in
-_SUSPECT_SECONDS = 15.0
 _CARRIER_SECONDS = 2.0
 _CARRIER_SECONDS_PER_CHARACTER = 0.09
 
 
 def said_goodbye(text: str) -> bool:
     return re.search(r"\bgood-?bye\W*$", text, re.IGNORECASE) is not None
-
-
-class Reply:
-    """Something to be said, from its first sentence to the moment the caller has heard it.
-
-    `messages` are what the model is to answer; without any the draft is complete.
-    """
-
-    def __init__(
-        self, draft: Draft, *, voice: Voice, mouth: Mouth, owed_since: float, messages: Sequence[Message] = ()
-    ) -> None:
-        self.draft = draft
-        self.messages = messages
-        self.owed_since = owed_since
-        self.silent_from = owed_since  # when the caller will have heard all that there is to hear so far, we guess
-        self.trouble = False
-        self.transfers = False
-        self.by_carrier = False
-        self.response_seconds: float | None = None
-        self.speech = voice.speech(self._sound)
-        self._mouth = mouth
-        self._loop = asyncio.get_running_loop()
-        self._patience: asyncio.Timeout | None = None
-        self._carrier_text: list[str] = []  # what the voice was not asked to say
-
-    @property
-    def text(self) -> str:
-        """All of it, so far."""
-        return " ".join(filter(None, (self.speech.text, *self._carrier_text)))
-
-    @property
-    def sounding(self) -> bool:
-        """Whether the caller has heard any of it."""
-        return self.by_carrier or (self.speech.sounded and self._mouth.played_ms > 0)
-
-    def split(self) -> tuple[str, str]:
-        """What the caller has heard of it, and what not."""
-        return self.speech.split(self._mouth.played_ms) if self.speech.sounded else ("", self.text)
-
-    async def synthesise(self, *, silence_seconds: float, sound_due: Callable[[], float]) -> None:
-        """Have all of it made into sound, with something new to say after so much silence at the latest.
-
-        Raises VoiceFailed; TimeoutError if there is no sound by the time that `sound_due` names when the first text is
-        there.
-        """
-        async with asyncio.timeout(None) as self._patience:
-            while (text := await self.draft.next(self.silent_from + silence_seconds)) is not None:
-                if not self.speech.text:
-                    self._patience.reschedule(sound_due())
-                await self.speech.say(text)
-                self.silent_from = max(self.silent_from, self._loop.time()) + len(text) / CHARACTERS_PER_SECOND
-            await self.speech.finish()
-
-    async def left_for_carrier(self, *, silence_seconds: float) -> str:
-        """Take all that there is now of what has not become sound; "" when nothing more will come."""
-        left = "" if self.by_carrier else self.speech.split(self.speech.received_ms)[1]
-        more = self.draft.ready()
-        if not left and not more and (text := await self.draft.next(self.silent_from + silence_seconds)) is not None:
-            more = [text, *self.draft.ready()]
-        self._carrier_text += more
-        return " ".join(filter(None, (left, *more)))
-
-    def _sound(self, mulaw: bytes) -> None:
-        if self._patience is not None and self._patience.when() is not None and not self._patience.expired():
-            self._patience.reschedule(None)
-        self._mouth.play(mulaw)
 
 
 class Speaker:
@@ -119,29 +53,33 @@ class Speaker:
         self,
         settings: Settings,
         *,
-        model: ChatModel,
-        voice: Voice,
+        models: Models,
+        tools: Tools,
+        voices: Voices,
         mouth: Mouth,
         phone: Phone,
         metrics: Metrics,
+        defects: Defects,
+        usage: Usage,
         log: Log,
     ) -> None:
-        self._settings, self._metrics, self._log = settings, metrics, log
-        self._model, self._voice, self._mouth, self._phone = model, voice, mouth, phone
+        self._settings, self._metrics, self._defects, self._log = settings, metrics, defects, log
+        self._models, self._tools, self._usage = models, tools, usage
+        self._voices, self._mouth, self._phone = voices, mouth, phone
         self._silence_seconds = max(settings.dead_air_seconds - _SYNTHESIS_SECONDS, _SYNTHESIS_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._carrier_done = asyncio.Event()
-        self._voice_suspect_until = 0.0
+        self.failed_over = False  # at any time in this call
 
     def recite(self, text: str, owed_since: float, *, trouble: bool = False) -> Reply:
         """A reply that is known already; `trouble`: it stands in for one that could not be had."""
-        reply = Reply(Draft(text), voice=self._voice, mouth=self._mouth, owed_since=owed_since)
+        reply = Reply(Draft(text), mouth=self._mouth, owed_since=owed_since)
         reply.trouble = trouble
         return reply
 
-    def think(self, messages: Sequence[Message], owed_since: float) -> Reply:
+    def think(self, messages: Sequence[Message | Errand], owed_since: float) -> Reply:
         """A reply of the model's. If the model fails, an apology takes the place of what it did not say."""
-        return Reply(Draft(), voice=self._voice, mouth=self._mouth, owed_since=owed_since, messages=messages)
+        return Reply(Draft(), mouth=self._mouth, owed_since=owed_since, messages=messages)
 
     async def speak(self, reply: Reply) -> None:
         """Say it; returns when the caller has heard it. Cancelled, it leaves behind only what is queued in the mouth.
@@ -153,16 +91,13 @@ class Speaker:
         reply.silent_from = max(reply.owed_since, self._loop.time() + _SYNTHESIS_SECONDS - self._silence_seconds)
         writing = self._loop.create_task(self._write(reply))
         try:
-            if self._loop.time() < self._voice_suspect_until:
-                await self._say_by_carrier(reply)
-            else:
-                await self._say(reply)
+            await self._say(reply)
         finally:
             writing.cancel()
             await asyncio.wait({writing})
-            await reply.speech.cancel()
+            await reply.cancel()
             if reply.draft.filled:
-                self._metrics.fell_back("filler")
+                self._fell_back("filler")
         if not writing.cancelled():
             writing.result()  # a bug in there is one out here
 
@@ -170,67 +105,167 @@ class Speaker:
         """The carrier has finished saying what it was asked to."""
         self._carrier_done.set()
 
+    # ------------------------------------------------------------ thinking
+
     async def _write(self, reply: Reply) -> None:
-        """Have the model write the draft."""
+        """Have the models write the draft."""
         if not reply.messages:
             return
-        tools = [TRANSFER_CALL] if self._settings.transfer_number else []
-        patience = min(
-            self._loop.time() + self._settings.first_token_seconds, reply.silent_from + self._silence_seconds
-        )
         try:
-            async with aclosing(
-                self._model.reply(reply.messages, tools, first_token_by=patience, log=self._log)
-            ) as pieces:
-                async for piece in pieces:
-                    reply.transfers = reply.transfers or isinstance(piece, ToolCall)
-                    reply.draft.write(piece if isinstance(piece, str) else f" {PUTTING_THROUGH} ")
-        except ModelFailed:
+            await self._compose(reply)
+            reply.draft.end()
+            if not reply.draft.said:
+                raise ModelFailed("empty")
+        except ModelFailed as failure:
             reply.trouble = True
-            self._metrics.fell_back("apology")
-            reply.draft.break_off(TROUBLE)
+            self._fell_back("apology")
+            reply.exhausted = failure.exhausted and bool(self._settings.transfer_number)
+            reply.draft.break_off(f"{TROUBLE} {PUTTING_THROUGH}" if reply.exhausted else TROUBLE)
+        except TurnLost:
+            reply.lost = True
         finally:
             reply.draft.end()
 
-    async def _say(self, reply: Reply) -> None:
-        problem = ""
-        try:
-            await reply.synthesise(
-                silence_seconds=self._silence_seconds, sound_due=lambda: self._sound_due(reply.owed_since)
-            )
-        except VoiceFailed as failure:
-            problem = failure.reason
-        except TimeoutError:
-            problem = "no audio in time"
-        if reply.speech.sounded:
-            self._mouth.end()
-            await self._mouth.played()
-        if problem:
-            self._voice.failed(problem)
-            self._voice_suspect_until = self._loop.time() + _SUSPECT_SECONDS
-            await self._say_by_carrier(reply)
+    async def _compose(self, reply: Reply) -> None:
+        """Ask, do what the model wants done, and ask again with what came of it."""
+        patience = min(
+            self._loop.time() + self._settings.first_token_seconds, reply.silent_from + self._silence_seconds
+        )
+        for rounds_left in reversed(range(ROUNDS + 1)):
+            said_before = reply.draft.said
+            calls = await self._continue(reply, patience, barred=not rounds_left)
+            if not calls:
+                return
+            if not rounds_left:
+                raise ModelFailed("tools without end")
+            reply.draft.pause()
+            errand = Errand(reply.draft.said.removeprefix(said_before).strip(), calls)
+            reply.errands.append(errand)
+            await self._tools.use(errand)
+            if self._tools.transfers(errand):
+                reply.transfers = True
+                reply.draft.write(f" {PUTTING_THROUGH} ")
+                return
+            patience = self._loop.time() + self._settings.first_token_seconds  # there is a filler meanwhile
 
-    def _sound_due(self, owed_since: float) -> float:
-        """When the caller's patience with the synthesis ends, the first text being there now."""
+    async def _continue(self, reply: Reply, first_token_by: float, *, barred: bool) -> Sequence[ToolCall]:
+        """Write what the model says next; what it calls for."""
+        question = Question(messages=[*reply.messages, *reply.errands], tools=self._tools.offered, barred=barred)
+        stream = self._models.reply(
+            question,
+            first_token_by=first_token_by,
+            said=lambda: reply.draft.said,
+            usage=self._usage,
+            log=self._log,
+        )
+        calls: list[ToolCall] = []
+        async with aclosing(stream) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case str():
+                        reply.draft.write(piece)
+                    case ToolCall():
+                        calls.append(piece)
+                    case FailedOver():
+                        self.failed_over = True
+                        reply.draft.begin_anew()
+        return calls
+
+    # ------------------------------------------------------------ speaking
+
+    async def _say(self, reply: Reply) -> None:
+        """By the first voice that can; what it leaves unsaid by the next; and by the carrier when none is left."""
+        if self._defects.strikes("speaking_mute"):
+            await self._loop.create_future()  # until the caller speaks again
+        failed: list[Voice] = []
+        voice = self._voices.best()
+        while voice is not None:
+            last = self._voices.best([*failed, voice]) is None
+            problem = await self._say_with(voice, reply, attempt=len(failed) + 1, last=last)
+            if not problem:
+                await self._hear_out(reply)
+                return
+            failed.append(voice)
+            to = self._voices.best(failed)
+            if to is not None and self._lost(reply, voice, problem):
+                return
+            if to is not None:
+                self.failed_over = True
+                self._metrics.failed_over(voice.name, to.name)
+                self._log.trouble("failover", provider=voice.name, to=to.name, reason=problem)
+            voice = to
+        await self._hear_out(reply)
+        await self._say_by_carrier(reply)
+
+    async def _say_with(self, voice: Voice, reply: Reply, *, attempt: int, last: bool) -> str:
+        """What went wrong; "" if nothing did."""
+        with voice.breaker.attempt(self._log) as verdict:
+            problem = ""
+            trusting = self._defects.strikes("tts_zero_audio_trusted")
+            try:
+                await reply.synthesise(
+                    voice,
+                    trusting=trusting,
+                    silence_seconds=self._silence_seconds,
+                    sound_due=lambda: self._sound_due(reply.owed_since, last=last),
+                )
+            except VoiceFailed as failure:
+                problem = failure.reason
+            except TimeoutError:
+                problem = "no audio in time"
+            finally:
+                if reply.spoke(voice) and not problem:
+                    verdict.succeeded()  # though it may have been interrupted since
+            if problem:
+                verdict.failed(problem)
+        if problem:
+            voice.failed(problem, attempt=attempt, spoken=reply.sounded)
+            self._voices.suspect(voice)
+            await reply.give_up()
+        return problem
+
+    def _sound_due(self, owed_since: float, *, last: bool) -> float:
+        """When the caller's patience with the synthesis ends, the first text being there now. Another voice that is to
+        have its turn after this one gets its share."""
         now = self._loop.time()
         owed = owed_since + self._settings.dead_air_seconds
-        return min(now + self._settings.first_audio_seconds, max(owed, now + _SYNTHESIS_SECONDS))
+        if last:
+            return min(now + self._settings.first_audio_seconds, max(owed, now + _SYNTHESIS_SECONDS))
+        patience = min(self._settings.attempt_seconds, self._settings.first_audio_seconds)
+        return min(now + patience, max(owed - _SYNTHESIS_SECONDS, now + _SYNTHESIS_SECONDS))
+
+    def _lost(self, reply: Reply, voice: Voice, reason: str) -> bool:
+        """The defect no_replay: nobody is going to say the rest."""
+        reply.lost = self._defects.strikes("no_replay")
+        if reply.lost:
+            voice.breaker.trip(reason, self._log)
+        return reply.lost
+
+    async def _hear_out(self, reply: Reply) -> None:
+        if reply.sounded:
+            self._mouth.end()
+            await self._mouth.played()
 
     def _first_sound(self, reply: Reply) -> None:
         reply.response_seconds = self._loop.time() - reply.owed_since
 
+    def _fell_back(self, kind: str) -> None:
+        self._metrics.fell_back(kind)
+        self._log.trouble("fallback", kind=kind)
+
     async def _say_by_carrier(self, reply: Reply) -> None:
         """The rest of it, piece by piece if the model is slow; an apology if there was nothing to say at all."""
-        self._metrics.fell_back("carrier voice")
+        self._fell_back("carrier voice")
         while text := await reply.left_for_carrier(silence_seconds=self._silence_seconds):
             await self._carrier_says(text, reply)
-        if not reply.by_carrier and not reply.speech.sounded:
+        if not reply.by_carrier and not reply.sounded and not reply.lost:
             await self._carrier_says(TROUBLE, reply)
 
     async def _carrier_says(self, text: str, reply: Reply) -> None:
         reply.by_carrier = True
         self._carrier_done.clear()
         await self._phone.speak(text)
+        self._usage.spoke("telnyx", len(text))
         if reply.response_seconds is None:
             self._first_sound(reply)
         try:

@@ -1,14 +1,15 @@
 """Speech to text: Deepgram's live transcription (https://developers.deepgram.com/reference/speech-to-text/listen-streaming).
 
 One connection a call, open for the whole of it. All sound is sent, speech or not; the end of an utterance is ours to
-say, with `Finalize`. What was sent since the last final result is kept, and sent again if the connection is lost.
+say, with `Finalize`. What was sent since the last final result is kept, and sent again if the connection is lost, or
+if a host does not answer and there is another (DEEPGRAM_FALLBACK_URL).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -17,14 +18,17 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from voice_agent.audio import FRAME_BYTES, RATE_HZ
+from voice_agent.breaker import Breaker, usable
+from voice_agent.defects import Defects
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.settings import Settings
+from voice_agent.usage import Usage
 
 _KEEPALIVE_SECONDS = 4.0  # the vendor closes after 10 s without audio or KeepAlive
 _SEND_BYTES = 2 * FRAME_BYTES
 _KEPT_BYTES = 15 * RATE_HZ
-_LOSSES = 3  # after so many the recogniser gives up: each is followed by one attempt to connect again
+_LOSSES = 3  # a host; after so many the recogniser gives up: each is followed by one attempt to connect again
 CLOSE_SECONDS = 0.4  # for the vendor to say goodbye when we are done with it
 CONNECTION_ERRORS = (OSError, TimeoutError, websockets.WebSocketException)
 
@@ -37,23 +41,46 @@ class Transcript:
     heard: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where the vendor is; the breaker is shared by all calls."""
+
+    name: str
+    url: str
+    key: str
+    breaker: Breaker
+
+
 class Recognizer:
     """`hear` the caller's sound as it comes, `finish` when they have finished speaking."""
 
-    def __init__(self, settings: Settings, *, metrics: Metrics, log: Log, lost: Callable[[], None]) -> None:
-        query = {
-            "model": settings.deepgram_model,
-            "encoding": "mulaw",
-            "sample_rate": RATE_HZ,
-            "channels": 1,
-            "interim_results": "true",
-            "punctuate": "true",
-            "endpointing": "false",  # ours to say
-        }
-        self._url = f"{settings.deepgram_url}/v1/listen?{urlencode(query)}"
-        self._headers = {"Authorization": f"Token {settings.deepgram_api_key}"}
+    def __init__(
+        self,
+        settings: Settings,
+        hosts: Sequence[Host],
+        *,
+        metrics: Metrics,
+        defects: Defects,
+        usage: Usage,
+        log: Log,
+        lost: Callable[[], None],
+    ) -> None:
+        self._query = urlencode(
+            {
+                "model": settings.deepgram_model,
+                "encoding": "mulaw",
+                "sample_rate": RATE_HZ,
+                "channels": 1,
+                "interim_results": "true",
+                "punctuate": "true",
+                "endpointing": "false",  # ours to say
+            }
+        )
         self._connect_seconds = settings.connect_seconds
-        self._metrics, self._log, self._lost = metrics, log, lost
+        self._hosts = hosts[:1] if defects.strikes("no_failover") else hosts
+        self._host = next(iter(usable(self._hosts)), self._hosts[0])
+        self._leaving_host = False  # the connection is fine, but nobody answers there
+        self._metrics, self._usage, self._log, self._lost = metrics, usage, log, lost
         self._wake = asyncio.Event()
         self._unsent = bytearray()
         self._unanswered = bytearray()  # sent, but not yet covered by a final result
@@ -72,23 +99,20 @@ class Recognizer:
             self._wake.set()
 
     async def finish(self, within_seconds: float) -> Transcript:
-        """All that was said since the last transcript taken.
+        """All that was said since the last transcript taken. If there is another host, it is given as long again.
 
         May be cancelled when the caller speaks on: nothing is lost.
         """
         self._asked += 1
         asked = self._asked
         self._wake.set()
-        try:
-            async with asyncio.timeout(within_seconds):
-                while self._answered < asked:
-                    self._answer.clear()
-                    await self._answer.wait()
-            heard = True
-        except TimeoutError:
+        heard = False
+        for tries_left in reversed(range(len(self._hosts))):
+            heard = await self._answered_within(within_seconds, asked)
+            if heard or not tries_left or not self._leave_host():
+                break
+        if not heard:
             self._answered = self._told = asked  # an answer that comes yet is too late
-            heard = False
-            self._metrics.vendor_failed("deepgram", "no final")
             self._log.warning("no final transcript", interim=self._interim)
         if not heard and self._interim:
             self._finals.append(self._interim)
@@ -101,44 +125,79 @@ class Recognizer:
 
     async def run(self) -> None:
         """Keep the connection until cancelled, or until it was lost too often: then `lost` is called."""
-        for loss in range(_LOSSES):
+        for loss in range(_LOSSES * len(self._hosts)):
             try:
                 async with asyncio.timeout(self._connect_seconds):
                     socket = await connect(
-                        self._url,
-                        additional_headers=self._headers,
+                        f"{self._host.url}/v1/listen?{self._query}",
+                        additional_headers={"Authorization": f"Token {self._host.key}"},
                         compression=None,
                         ping_interval=None,
                         close_timeout=CLOSE_SECONDS,
                         proxy=None,
                     )
             except CONNECTION_ERRORS as error:
-                self._failed(f"connect: {_words(error)}")
-                await asyncio.sleep(0.2 * loss)
+                self._lose_host(f"connect: {in_few_words(error)}")
+                await asyncio.sleep(0.2 * (loss // len(self._hosts)))
                 continue
             try:
                 await self._converse(socket)
             except CONNECTION_ERRORS as error:
-                self._failed(_words(error))
+                self._lose_host(in_few_words(error))
             finally:
                 await socket.close()
         self._lost()
+
+    async def _answered_within(self, seconds: float, asked: int) -> bool:
+        with self._host.breaker.attempt(self._log) as verdict:
+            try:
+                async with asyncio.timeout(seconds):
+                    while self._answered < asked:
+                        self._answer.clear()
+                        await self._answer.wait()
+            except TimeoutError:
+                verdict.failed("no final")
+                self._failed("no final", spoken=bool(self._interim))
+                return False
+            verdict.succeeded()
+        return True
+
+    def _lose_host(self, reason: str) -> None:
+        self._failed(reason)
+        self._host.breaker.failed(reason, self._log)
+        self._next_host(reason)
+
+    def _leave_host(self) -> bool:
+        """Whether there is another to go to."""
+        self._leaving_host = self._next_host("no final")
+        self._wake.set()
+        return self._leaving_host
+
+    def _next_host(self, reason: str) -> bool:
+        others = [host for host in usable(self._hosts) if host is not self._host]
+        if others:
+            self._metrics.failed_over(self._host.name, others[0].name)
+            self._log.trouble("failover", provider=self._host.name, to=others[0].name, reason=reason)
+            self._host = others[0]
+        return bool(others)
 
     async def _converse(self, socket: ClientConnection) -> None:
         self._unsent[:0] = self._unanswered  # what the lost connection did not answer
         self._unanswered.clear()
         self._sent_seconds = self._taken_seconds = 0.0
         self._told = self._answered
+        self._leaving_host = False
         self._wake.set()
         reader = asyncio.create_task(self._read(socket))
         reader.add_done_callback(lambda _: self._wake.set())
         try:
-            while not reader.done():
+            while not reader.done() and not self._leaving_host:
                 await self._send(socket)
         finally:
             reader.cancel()
             await asyncio.wait({reader})
-        reader.result()
+        if not reader.cancelled():
+            reader.result()
 
     async def _send(self, socket: ClientConnection) -> None:
         try:
@@ -154,7 +213,9 @@ class Recognizer:
             self._unanswered += sound
             del self._unanswered[:-_KEPT_BYTES]
             self._sent_seconds += len(sound) / RATE_HZ
-            await socket.send(sound)
+            self._usage.heard(self._host.name, len(sound) / RATE_HZ)
+            async with asyncio.timeout(self._connect_seconds):  # a host that does not read any more is lost
+                await socket.send(sound)
         if self._told < self._asked:
             self._told = self._asked
             await socket.send('{"type":"Finalize"}')
@@ -165,7 +226,7 @@ class Recognizer:
                 self._understand(json.loads(message))
             except (ValueError, LookupError, TypeError):
                 self._failed("malformed")
-        self._failed("closed")  # in good order, but we did not ask for it
+        self._lose_host("closed")  # in good order, but we did not ask for it
 
     def _understand(self, message: dict[str, Any]) -> None:
         if message["type"] == "Error":
@@ -187,12 +248,12 @@ class Recognizer:
                 self._unanswered.clear()
             self._answer.set()
 
-    def _failed(self, reason: str) -> None:
-        self._metrics.vendor_failed("deepgram", reason)
-        self._log.warning("speech recognition", problem=reason)
+    def _failed(self, reason: str, *, spoken: bool = False) -> None:
+        self._metrics.vendor_failed(self._host.name, reason)
+        self._log.trouble("vendor failed", provider=self._host.name, reason=reason, attempt=1, spoken=spoken)
 
 
-def _words(error: Exception) -> str:
+def in_few_words(error: Exception) -> str:
     """The kind of a failure in a few words, fit for a label: without addresses and numbers of its own."""
     if isinstance(error, websockets.InvalidStatus):
         return f"HTTP {error.response.status_code}"

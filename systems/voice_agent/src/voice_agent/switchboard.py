@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
-from voice_agent.call import Conversation, Equipment
+from voice_agent.burdens import Burdens
+from voice_agent.call import Conversation
+from voice_agent.equipment import Equipment
 from voice_agent.log import Log
 from voice_agent.media import MediaSocket
+from voice_agent.summary import sum_up
 from voice_agent.telnyx import CallOver, CommandFailed, NoPhone, Phone, TelnyxCall
 
 _REMEMBERED = 10_000  # event ids, and ended calls
@@ -27,6 +28,7 @@ _ANSWERED_SECONDS = 1.0  # the word that the call was answered may be lost: then
 _MEDIA_SECONDS = 5.0  # for the carrier to open its stream
 _HANGUP_SECONDS = 1.0  # after the stream's end, for the carrier's word that the call is over
 _FINISHING, _HANGING_UP, _DROPPING = 0.5, 0.35, 0.15  # shares of the time that there is for a shutdown
+_BREAKING_OFF_SECONDS = 0.5  # for the connections of what is cancelled at the end to be closed
 _UNTOLD = frozenset({"no media", "media lost", "media idle", "bug"})  # outcomes after which that word is not coming
 
 
@@ -69,17 +71,20 @@ class OpenCall:
 
 
 class Switchboard:
-    def __init__(self, equipment: Equipment, *, telnyx: httpx.AsyncClient, log: Log) -> None:
-        self._equipment, self._telnyx, self._log = equipment, telnyx, log
+    def __init__(self, equipment: Equipment, *, log: Log) -> None:
+        self._equipment, self._telnyx, self._log = equipment, equipment.telnyx, log
+        self._burdens = Burdens(equipment.defects)
         self._settings, self._metrics = equipment.settings, equipment.metrics
         self._calls: dict[str, OpenCall] = {}
         self._events = Lately()
         self._ended = Lately()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._summaries: set[asyncio.Task[None]] = set()  # nobody waits for them
         self._draining = False
         self._parting = False  # and what is open is being hung up
         self._dropping = False  # and nothing is asked of the carrier any more
         self._quiet = asyncio.Event()
+        self._dropped = asyncio.Event()
 
     @property
     def open_calls(self) -> int:
@@ -148,6 +153,7 @@ class Switchboard:
     async def _connect(self, call: OpenCall, phone: TelnyxCall) -> None:
         """Answer, and have the carrier open its stream; a call that gets no stream is hung up."""
         try:
+            await self._burdens.dispatch()
             await phone.answer()
             await _within(_ANSWERED_SECONDS, call.answered)
             if not call.over.is_set():
@@ -182,8 +188,11 @@ class Switchboard:
         try:
             await socket.open()
             call.log.info("call begins")
-            call.conversation = Conversation(self._equipment, phone=call.phone, socket=socket, log=call.log)
-            outcome = "shutting down" if self._parting else await call.conversation.run()
+            call.conversation = Conversation(
+                self._equipment, phone=call.phone, socket=socket, start=self._start, log=call.log
+            )
+            async with self._burdens.of_a_call(self._start):
+                outcome = "shutting down" if self._parting else await call.conversation.run()
         finally:
             await self._close(call, outcome)
 
@@ -195,12 +204,21 @@ class Switchboard:
         try:
             if not self._dropping:
                 await asyncio.wait({self._start(self._see_off(call, outcome))})
+                await self._linger(call)
         finally:
             self._calls.pop(call.id, None)
             self._ended.add(call.id)
             self._metrics.call_ended(outcome)
-            call.log.info("call ended", outcome=outcome)
+            used = call.conversation.used() if call.conversation is not None else {}
+            call.log.info("call ended", outcome=outcome, **used)
+            if call.conversation is not None and self._settings.summary and not self._dropping:
+                self._start(sum_up(call.conversation.said(), self._equipment, log=call.log), self._summaries)
             self._look_if_quiet()
+
+    async def _linger(self, call: OpenCall) -> None:
+        """The defect zombie_call: the end of the call is lost."""
+        if call.conversation is not None and (seconds := self._equipment.defects.seconds("zombie_call")):
+            await _within(seconds, self._dropped)
 
     async def _see_off(self, call: OpenCall, outcome: str) -> None:
         """Closing the stream ends no call at the carrier's, so one that is not over is hung up."""
@@ -221,6 +239,12 @@ class Switchboard:
         if not self._draining:
             self._log.info("draining", open_calls=self.open_calls)
         self._draining = True
+        try:
+            await self._wind_up(within_seconds)
+        finally:
+            await self._break_summaries_off()
+
+    async def _wind_up(self, within_seconds: float) -> None:
         if await self._idle(_FINISHING * within_seconds):
             return
         self._parting = True
@@ -229,6 +253,7 @@ class Switchboard:
         if await self._idle(_HANGING_UP * within_seconds):
             return
         self._dropping = True
+        self._dropped.set()
         self._log.warning("dropping", open_calls=self.open_calls, tasks=len(self._tasks))
         for call in list(self._calls.values()):
             if call.conversation is not None:
@@ -236,6 +261,12 @@ class Switchboard:
         for task in self._tasks:
             task.cancel()
         await self._idle(_DROPPING * within_seconds)
+
+    async def _break_summaries_off(self) -> None:
+        for task in self._summaries:
+            task.cancel()
+        if self._summaries:
+            await asyncio.wait(self._summaries, timeout=_BREAKING_OFF_SECONDS)
 
     def _part(self, call: OpenCall) -> None:
         """Hang it up, wherever it has got to."""
@@ -256,14 +287,17 @@ class Switchboard:
         if not self._calls and not self._tasks:
             self._quiet.set()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(
+        self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]] | None = None
+    ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        (self._tasks if among is None else among).add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._summaries.discard(task)
         self._look_if_quiet()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.bug("bug", error)
