@@ -76,7 +76,7 @@ QUESTIONS = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("pr
 GREETED = Scenario("a greeting", [Greeting()])
 BREAKER_OPEN_SECONDS = 8
 QUIET_SECONDS = 8
-SORRY = r"\b(sorry|trouble|transfer|put you through|connect you|moment)\b"
+SORRY = r"\b(sorry|trouble|putting you through)\b"
 
 # ---------------------------------------------------------------- what is started
 
@@ -309,7 +309,8 @@ class Demands:
         self.gates += [transferred, survival, worst, spoken]
         sound = self._variation("warm_up:150 when all fail", [models.name, voices.name], DEFECT="warm_up:150")
         alone = self._variation("nobody to transfer to", [models.name], TRANSFER_NUMBER="", may=[worst])
-        self.controls += [Control(transferred, red=alone, benign=sound), Control(survival, red=alone, benign=sound)]
+        rude = self._variation("hang_up_early:0.9 when all fail", [voices.name], DEFECT="hang_up_early:0.9")
+        self.controls += [Control(transferred, red=alone, benign=sound), Control(survival, red=rude, benign=sound)]
         endless = self._variation(
             "llm_no_token_timeout_off when all fail",
             [models.name],

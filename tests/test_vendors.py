@@ -16,6 +16,7 @@ from busyhour.indicators import (
     recovery_time,
     said,
     sensible_speech,
+    structured_answers,
     tool_calls,
     transfers,
 )
@@ -164,6 +165,23 @@ def test_tool_calls_are_counted_by_name() -> None:
     assert tool_calls("steady")(run).value == 1
     assert tool_calls("steady", "refund")(run).value == 0
     assert tool_calls("steady", "transfer_call")(run).value == 1
+
+
+def test_structured_answers_are_counted_by_what_is_in_them() -> None:
+    run = whole_run(
+        witnessed("llm", "llm", 1, structured=True, reply='{"reason": "question", "hostile": true}'),
+        witnessed("llm", "llm", 2, structured=True, reply='{"reason": "booking", "hostile": false}'),
+        witnessed("llm", "llm", 3, structured=True, reply="", arguments='{"reason": "booking", "hostile": true}'),
+        witnessed("llm", "llm", 4, structured=True, reply="I am sorry"),
+        witnessed("llm", "llm", 5, structured=True, reply="[1]"),
+        witnessed("llm", "llm", 6, structured=False, reply='{"reason": "x", "hostile": true}'),
+        witnessed("llm", "llm", 7, structured=True, reply='{"reason"', outcome="truncate"),
+    )
+    assert structured_answers("steady")(run).value == 3
+    assert structured_answers("steady", "reason", hostile=True)(run).value == 2
+    estimate = structured_answers("steady", "appointment")(run)
+    assert (estimate.value, estimate.n) == (0, 6)
+    assert AtLeast(structured_answers("steady", "reason"), 4).judge(run).outcome is Outcome.FAIL
 
 
 def test_transfers_are_told_by_how_the_call_ended() -> None:

@@ -13,7 +13,7 @@ from busyhour.errors import PlanError
 from busyhour.indicators import readings, vendors
 from busyhour.indicators.cost import Cost, Prices, list_prices
 from busyhour.indicators.shapes import CountOf, Dropped, EventsPer, MeanOf, QuantileOf, SampleQuantile, ShareOf, across
-from busyhour.model import Phase, Service
+from busyhour.model import JSON, Phase, Service
 
 __all__ = [
     "Cost",
@@ -46,6 +46,7 @@ __all__ = [
     "said",
     "send_lateness",
     "sensible_speech",
+    "structured_answers",
     "tool_calls",
     "transfers",
     "underruns",
@@ -213,6 +214,14 @@ def tool_calls(phase: Phase | str, *tools: str) -> CountOf:
     """How many of the language model's answers called one of `tools`; none named: any."""
     name = f"count of calls of {' or '.join(tools)}" if tools else "count of tool calls"
     return CountOf(name, _name(phase), vendors.Called(frozenset(tools)))
+
+
+def structured_answers(phase: Phase | str, *keys: str, **values: JSON) -> CountOf:
+    """How many of the language model's answers were to a schema, and are JSON objects that have these keys and, of
+    those named with one, that value: `structured_answers(phase, "reason", hostile=True)`."""
+    told = ", ".join([*keys, *(f"{key} = {value}" for key, value in values.items())])
+    name = f"count of structured answers with {told}" if told else "count of structured answers"
+    return CountOf(name, _name(phase), vendors.Structured(frozenset(keys), tuple(values.items())))
 
 
 def cost_per_minute(phase: Phase | str = "", prices: Prices | None = None) -> Cost:

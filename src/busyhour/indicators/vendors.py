@@ -6,6 +6,7 @@ the call it belongs to, so these readings are of requests, not of calls.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -157,3 +158,25 @@ class Called:
             if served(row)
             for tool in [str(row.detail.get("tool") or "")]
         ]
+
+
+@dataclass(frozen=True)
+class Structured:
+    """Whether each answer of the language model was one to a schema, and a JSON object that has `keys` and `values`."""
+
+    keys: Collection[str]
+    values: tuple[tuple[str, object], ...]
+
+    def __call__(self, run: Run, phase: str) -> list[Reading]:
+        return [Reading(self._holds(row), row.id) for row in run.operations("llm", phase) if served(row)]
+
+    def _holds(self, row: Operation) -> bool:
+        if not row.detail.get("structured"):
+            return False
+        try:
+            answer = json.loads(str(row.detail.get("reply") or row.detail.get("arguments") or ""))
+        except ValueError:
+            return False
+        if not isinstance(answer, dict) or not answer.keys() >= set(self.keys):
+            return False
+        return all(answer.get(key) == value for key, value in self.values)
