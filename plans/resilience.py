@@ -228,10 +228,7 @@ def phased(scale: float, seed: int, only: str) -> Phases:
     return Phases(
         before=calls("before", 24, 2),
         burst=Phase("burst", Burst(max(1, round(30 * scale))), Call([GREETED])),
-        outages={
-            outage.name: (outage, calls(outage.name, 16 if outage.name == "llm no token" else 6, 2, [outage.fault]))
-            for outage in chosen
-        },
+        outages={outage.name: (outage, calls(outage.name, 6, 2, [outage.fault])) for outage in chosen},
         after=calls("after", 24, 2),
         all_fail=[calls(name, 8, 2, faults) for name, faults in ALL_FAIL.items()],
         quiet=Phase("quiet", Burst(1), Idle(QUIET_SECONDS)),
@@ -264,39 +261,34 @@ class Demands:
     def _under_outages(self) -> None:
         outages = list(self._phases.outages.values())
         phases = [phase for _, phase in outages]
+        chained = [(outage, phase) for outage, phase in outages if outage.chained]
         worst = AtMost(across(OUTAGES, [dead_air(phase) for phase in phases]), 3, "s")
         common = AtMost(across(OUTAGES, [dead_air(phase, q=0.95) for phase in phases]), 2.5, "s")
         survival = AtLeast(across(OUTAGES, [call_success(phase) for phase in phases]), 95, "%")
         missed = AtMost(across(OUTAGES, [missed_turns(phase) for phase in phases]), 3, "%")
         sensible = AtLeast(across(OUTAGES, [sensible_speech(phase) for phase in phases]), 95, "%")
         self.gates += [worst, common, survival, missed, sensible]
-        silent = [worst, common, missed]
-        self._told_apart(
-            [worst, common, missed],
-            self._defect("llm_no_token_timeout_off", "llm no token", may=[*silent, survival]),
-        )
-        self._told_apart([worst], self._defect("failover_loses_settings:3", "llm HTTP 500", may=silent))
-        self._told_apart(
-            [missed], self._defect("tts_zero_audio_trusted", "tts no audio", may=[*silent, sensible, survival])
-        )
-        self._told_apart([missed], self._defect("no_replay", "llm HTTP 500", may=silent, BREAKER_FAILURES="1000"))
-        self._told_apart([missed], self._defect("speaking_mute:0.2", "llm HTTP 500", may=silent))
+        silent: list[Gate] = [worst, common, missed, survival]
         self._told_apart([survival], self._defect("hang_up_early:0.3", "llm HTTP 500", may=[missed]))
-        self._told_apart([sensible], self._defect("truncate_ignored", "llm cut off"))
-        if chained := [(outage, phase) for outage, phase in outages if outage.chained]:
-            self._of_the_chain(chained)
-
-    def _of_the_chain(self, chained: Sequence[tuple[Outage, Phase]]) -> None:
+        self._told_apart([missed], self._defect("speaking_mute:0.2", "llm HTTP 500", may=silent))
+        if not chained:
+            return
         failover = AtMost(across(OUTAGES, [failover_time(phase, CHAIN) for _, phase in chained]), 3, "s")
         back = [recovery_time(phase, outage.provider) for outage, phase in chained]
         recovery = AtMost(across(OUTAGES, back), 60, "s")
-        self.gates += [failover, recovery]
-        self._told_apart([failover], self._defect("no_failover", "llm HTTP 500", may=self.gates))
+        learned = AtMost(across(OUTAGES, [response_latency(phase, q=0.5) for _, phase in chained]), 1000, "ms")
+        self.gates += [failover, recovery, learned]
+        endless = self._defect("llm_no_token_timeout_off", "llm no token", may=[*silent, failover, learned])
+        self._told_apart([worst, common, missed], endless)
+        self._told_apart([worst], self._defect("failover_loses_settings:3", "llm HTTP 500", may=silent))
+        trusting = self._defect("tts_zero_audio_trusted", "tts no audio", may=[*silent, sensible, failover, learned])
+        self._told_apart([missed], trusting)
+        forgetful = self._defect("no_replay", "llm HTTP 500", may=[*silent, failover, learned], BREAKER_FAILURES="1000")
+        self._told_apart([missed], forgetful)
+        self._told_apart([sensible], self._defect("truncate_ignored", "llm cut off", may=[failover]))
+        self._told_apart([failover], self._defect("no_failover", "llm HTTP 500", may=[*silent, learned]))
         self._told_apart([recovery], self._defect("breaker_never_closes", "llm HTTP 500", "after"))
-        if found := self._phases.outages.get("llm no token"):
-            learned = AtMost(response_latency(found[1], q=0.5), 1200, "ms")
-            self.gates.append(learned)
-            self._told_apart([learned], self._defect("breaker_off", "llm no token", may=self.gates))
+        self._told_apart([learned], self._defect("breaker_off", "llm no token", may=[common, recovery]))
 
     def _when_all_fail(self) -> None:
         models, voices = self._phases.all_fail

@@ -56,6 +56,18 @@ def test_what_was_left_of_a_text_may_have_grown_since() -> None:
     ) == pytest.approx(2)
 
 
+def test_what_is_served_after_a_request_that_was_refused_unread_is_taken_for_it() -> None:
+    refused = witnessed("llm", "first", 10, outcome="http_401", first_ms=None)
+    assert failover(refused, witnessed("llm", "second", 10.2, first_ms=100, prompt="hello")) == pytest.approx(0.3)
+
+
+def test_something_may_be_said_before_what_is_replayed() -> None:
+    assert failover(
+        witnessed("tts", "first", 10, outcome="error", first_ms=None, text="We open at nine."),
+        witnessed("tts", "second", 12, first_ms=0, text="One moment please. We open at nine."),
+    ) == pytest.approx(2)
+
+
 def test_what_nobody_served_is_infinitely_long() -> None:
     failed = witnessed("llm", "first", 10, outcome="http_503", first_ms=None, prompt="hello there")
     other = witnessed("llm", "second", 11, prompt="something else")
@@ -103,8 +115,10 @@ def test_recovery_lasts_from_the_end_of_the_fault_to_the_next_request_that_was_s
 
 def test_a_service_that_was_not_asked_again_has_not_recovered() -> None:
     rows = witnessed("llm", "first", 5), witnessed("llm", "second", 23)
-    assert outage(*rows) == inf
-    assert outage(*rows, stopped=True) is None
+    called = call(1, at_s=24)
+    assert outage(*rows, called) == inf
+    assert outage(*rows, called, stopped=True) is None
+    assert outage(*rows) is None  # nobody called, so nobody knows
 
 
 def test_no_fault_no_recovery() -> None:

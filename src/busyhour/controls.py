@@ -38,14 +38,15 @@ class _Trial:
     controls: Sequence[Control]
     phases: Sequence[str]
 
-    def row(self, judgement: Judgement) -> Row:
+    def row(self, judgement: Judgement, plan: Plan) -> Row:
+        """A gate on the harness that fails says that the harness was late, whatever the variation: that has a cause."""
         verdicts = [*judgement.validity, *judgement.verdicts]
         return Row(
             variation=self.variation.name,
             outcomes={verdict.gate: verdict.outcome for verdict in verdicts},
             red_for=frozenset(c.gate.name for c in self.controls if c.red is self.variation),
             benign_for=frozenset(c.gate.name for c in self.controls if c.benign is self.variation),
-            may_redden=frozenset(gate.name for gate in self.variation.may_redden),
+            may_redden=frozenset(gate.name for gate in (*self.variation.may_redden, *plan.valid_if)),
         )
 
 
@@ -86,7 +87,7 @@ def prove(file: PlanFile, *, only: str, folder: Path, seed: int, console: Consol
         with open_run(journal) as run:
             judgement = judge(varied, run)
             verdicts = {control.gate.name: control.gate.judge(run) for control in trial.controls}
-        row = trial.row(judgement)
+        row = trial.row(judgement, plan)
         yield row
         for control in trial.controls:
             told = (

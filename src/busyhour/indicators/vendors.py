@@ -67,8 +67,13 @@ class Failover:
 
 
 def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the second text begins somewhere in the first, and says the same up to the end of one of them: what is
-    left to say of a text, with what has been written since. One word alike at the seam is chance."""
+    """Whether one of the texts begins somewhere in the other, and says the same up to the end of one of them: what was
+    left to say of it, what has been written since, a word before it. One word alike at the seam is chance. A request
+    that was refused unread has no words: what is served next is taken for it."""
+    return not first or _begins_in(first, second) or _begins_in(second, first)
+
+
+def _begins_in(first: Sequence[str], second: Sequence[str]) -> bool:
     least = min(2, len(first), len(second))
     return least > 0 and any(
         all(a == b for a, b in zip(first[at:], second, strict=False)) for at in range(len(first) - least + 1)
@@ -77,8 +82,10 @@ def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Seconds from the end of a phase's faults to the next request that `service` served; infinite if it never did,
-    unknown if the run was stopped before."""
+    """Seconds from the end of a phase's faults to the next request that `service` served; infinite if it never did.
+
+    Unknown, and so no reading, if nobody called after the faults, or the run was stopped before.
+    """
 
     service: str
 
@@ -90,7 +97,8 @@ class Recovery:
             row for kind in (*_SPEAKING, "stt", "vector") for row in run.operations(kind) if row.who == self.service
         ]
         again_ns = min((row.due_ns for row in rows if served(row) and row.due_ns >= max(ended)), default=inf)
-        if again_ns == inf and run.marks("run.stopped"):
+        called = any(call.due_ns >= max(ended) for call in run.operations("call"))
+        if again_ns == inf and (run.marks("run.stopped") or not called):
             return []
         return [Reading((again_ns - max(ended)) / SECOND, phase)]
 
