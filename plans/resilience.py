@@ -55,6 +55,7 @@ from busyhour.indicators import (
     dropped,
     failover_time,
     loop_lag,
+    lowest,
     missed_turns,
     probed,
     recovery_time,
@@ -267,9 +268,10 @@ class Demands:
         survival = AtLeast(across(OUTAGES, [call_success(phase) for phase in phases]), 95, "%")
         missed = AtMost(across(OUTAGES, [missed_turns(phase) for phase in phases]), 3, "%")
         sensible = AtLeast(across(OUTAGES, [sensible_speech(phase) for phase in phases]), 95, "%")
-        self.gates += [worst, common, survival, missed, sensible]
-        silent: list[Gate] = [worst, common, missed, survival]
-        self._told_apart([survival], self._defect("hang_up_early:0.3", "llm HTTP 500", may=[missed]))
+        each = AtLeast(lowest("any outage", [call_success(phase) for phase in phases]), 80, "%")
+        self.gates += [worst, common, survival, each, missed, sensible]
+        silent: list[Gate] = [worst, common, missed, survival, each]
+        self._told_apart([survival, each], self._defect("hang_up_early:0.3", "llm HTTP 500", may=[missed]))
         self._told_apart([missed], self._defect("speaking_mute:0.2", "llm HTTP 500", may=silent))
         if not chained:
             return

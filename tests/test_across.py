@@ -6,7 +6,7 @@ import pytest
 
 from busyhour.errors import PlanError
 from busyhour.gates import AtLeast, AtMost
-from busyhour.indicators import across, call_success, dead_air, missed_turns, response_latency
+from busyhour.indicators import across, call_success, dead_air, lowest, missed_turns, response_latency
 from busyhour.model import Outcome
 from busyhour.testing import answered, call, whole_run
 
@@ -49,3 +49,22 @@ def test_only_what_is_alike_can_be_pooled() -> None:
         across("all", [dead_air("one"), dead_air("two", q=0.95)])
     with pytest.raises(PlanError, match="at least one"):
         across("all", [])
+
+
+def test_the_lowest_of_some_shares_shows_what_their_average_hides() -> None:
+    dead = [call(n, phase="dead", outcome="lost") for n in range(6)]
+    fine = [call(n, phase="fine") for n in range(234)]
+    run = whole_run(dead, fine, phases=("dead", "fine"))
+    shares = [call_success("dead"), call_success("fine"), call_success("never")]
+    assert AtLeast(across("all", shares), 95, "%").judge(run).outcome is Outcome.PASS
+    verdict = AtLeast(lowest("any", shares), 80, "%").judge(run)
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.because.endswith("in dead, of 6")
+    assert lowest("any", [call_success("never")])(run).value is None
+
+
+def test_what_is_across_some_can_be_across_more() -> None:
+    some = across("some", [dead_air("one"), dead_air("two")])
+    more = across("more", [some, dead_air("three")])
+    assert more.phases == PHASES
+    assert more(RUN).n == across("all", [dead_air(phase) for phase in PHASES])(RUN).n

@@ -1,6 +1,7 @@
 """Indicators of what the vendors' twins saw: failover, recovery, what was said, tools, and the bill."""
 
 import json
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from busyhour.indicators import (
 from busyhour.indicators.cost import list_prices
 from busyhour.indicators.vendors import is_sensible
 from busyhour.model import SECOND, Mark, Operation, Outcome
-from busyhour.testing import call, transcript, whole_run, witnessed
+from busyhour.testing import MemoryRun, call, transcript, whole_run, witnessed
 
 CHAIN = ["first", "second"]
 
@@ -35,11 +36,34 @@ def failover(*rows: Operation) -> float | None:
 
 
 def test_failover_lasts_from_the_first_failure_to_the_first_sound_of_what_served_instead() -> None:
+    asked = "When are you open?"
     assert failover(
-        witnessed("llm", "first", 10, outcome="no_token", first_ms=None, prompt="When are you open?"),
-        witnessed("llm", "first", 10.5, outcome="http_500", first_ms=None, prompt="When are you open?"),
+        witnessed("llm", "first", 10, outcome="no_token", first_ms=None, seconds=0.5, prompt=asked),
+        witnessed("llm", "first", 10.5, outcome="http_500", first_ms=None, seconds=0.1, prompt=asked),
         witnessed("llm", "second", 11.2, first_ms=300, prompt="when are you open"),
     ) == pytest.approx(1.5)
+
+
+def test_calls_that_say_the_same_at_the_same_time_are_told_apart_by_when_each_attempt_was_over() -> None:
+    hangs = [
+        witnessed("llm", "first", at, outcome="hang", first_ms=None, seconds=1.2, prompt="hello there")
+        for at in (10, 10.4, 10.9)
+    ]
+    served = [witnessed("llm", "second", at, first_ms=100, prompt="hello there") for at in (11.2, 11.6, 12.1)]
+    found = failover_time("steady", CHAIN)(whole_run(hangs, served))
+    assert (found.n, found.value) == (3, pytest.approx(1.3))
+
+
+def test_a_client_whose_caller_spoke_on_has_not_failed_over() -> None:
+    left = witnessed("llm", "first", 10, outcome="client closed", first_ms=None, seconds=0.2, prompt="i would like")
+    assert failover(left, witnessed("llm", "first", 14, prompt="i would like an appointment")) is None
+    assert failover(left, witnessed("llm", "first", 14, prompt="are you open")) is None
+
+
+def test_what_a_run_was_cut_off_in_is_not_infinitely_late() -> None:
+    failed = witnessed("llm", "first", 10, outcome="hang", first_ms=None, prompt="hello there")
+    cut = MemoryRun([failed], marked=[Mark(0, "run.began"), Mark(0, "phase.began", "steady")])
+    assert failover_time("steady", CHAIN)(cut).value is None
 
 
 def test_a_synthesis_is_replayed_with_what_was_left_of_the_text() -> None:
@@ -57,7 +81,7 @@ def test_what_was_left_of_a_text_may_have_grown_since() -> None:
 
 
 def test_what_is_served_after_a_request_that_was_refused_unread_is_taken_for_it() -> None:
-    refused = witnessed("llm", "first", 10, outcome="http_401", first_ms=None)
+    refused = witnessed("llm", "first", 10, outcome="http_401", first_ms=None, seconds=0.1)
     assert failover(refused, witnessed("llm", "second", 10.2, first_ms=100, prompt="hello")) == pytest.approx(0.3)
 
 
@@ -78,7 +102,7 @@ def test_what_nobody_served_is_infinitely_long() -> None:
 
 
 def test_a_client_that_left_before_the_first_token_was_not_served_and_one_that_left_after_was() -> None:
-    left = witnessed("llm", "first", 10, outcome="client closed", first_ms=None, prompt="hello there")
+    left = witnessed("llm", "first", 10, outcome="client closed", first_ms=None, seconds=1, prompt="hello there")
     interrupted = witnessed("llm", "first", 10, outcome="client closed", first_ms=200, prompt="hello there")
     assert failover(left, witnessed("llm", "second", 11, first_ms=0, prompt="hello there")) == pytest.approx(1)
     assert failover(interrupted) is None
@@ -93,8 +117,9 @@ def test_without_failures_there_is_nothing_to_measure() -> None:
 # ---------------------------------------------------------------- recovery
 
 
-def outage(*rows: Operation, stopped: bool = False) -> float | None:
+def outage(*rows: Operation, stopped: bool = False, marks: Sequence[Mark] = ()) -> float | None:
     marks = [
+        *marks,
         *([Mark(50 * SECOND, "run.stopped")] if stopped else []),
         Mark(0, "fault.began", "first dead", {"phase": "steady", "service": "first"}),
         Mark(20 * SECOND, "fault.ended", "first dead", {"phase": "steady"}),
@@ -119,6 +144,11 @@ def test_a_service_that_was_not_asked_again_has_not_recovered() -> None:
     assert outage(*rows, called) == inf
     assert outage(*rows, called, stopped=True) is None
     assert outage(*rows) is None  # nobody called, so nobody knows
+
+
+def test_what_was_harmed_anew_before_it_was_asked_has_not_been_seen_to_recover() -> None:
+    again = Mark(30 * SECOND, "fault.began", "first again", {"phase": "after", "service": "first"})
+    assert outage(witnessed("llm", "first", 60), call(1, at_s=24), marks=[again]) is None
 
 
 def test_no_fault_no_recovery() -> None:
@@ -175,8 +205,10 @@ def test_tool_calls_are_counted_by_name() -> None:
         witnessed("llm", "llm", 1, tool="transfer_call", arguments="{}"),
         witnessed("llm", "llm", 2, tool="", reply="hello"),
         witnessed("llm", "llm", 3, tool="refund", outcome="http_500", first_ms=None),
+        witnessed("llm", "llm", 4, tool="book, cancel", arguments="[{}, {}]"),
     )
-    assert tool_calls("steady")(run).value == 1
+    assert tool_calls("steady")(run).value == 2
+    assert tool_calls("steady", "cancel")(run).value == 1
     assert tool_calls("steady", "refund")(run).value == 0
     assert tool_calls("steady", "transfer_call")(run).value == 1
 
@@ -261,6 +293,14 @@ def test_what_has_no_price_makes_the_sum_a_lower_bound() -> None:
 def test_a_refused_request_of_an_unknown_model_costs_nothing() -> None:
     run = whole_run(call(1, seconds=60, answered_ns=1), witnessed("llm", "llm", 1, model="x", outcome="http_429"))
     assert AtMost(cost_per_minute("steady", PRICES), 1, "EUR").judge(run).outcome is Outcome.PASS
+
+
+def test_a_refused_query_costs_nothing_and_one_without_a_price_is_told() -> None:
+    queries = [witnessed("vector", "v", n, op="query", outcome="http_503" if n else "ok") for n in range(3)]
+    run = whole_run(call(1, seconds=60, answered_ns=1), queries)
+    assert "no vector model" in AtMost(cost_per_call("steady", PRICES), 1, "EUR").judge(run).because
+    refused = whole_run(call(1, seconds=60, answered_ns=1), queries[1:])
+    assert AtMost(cost_per_call("steady", PRICES), 1, "EUR").judge(refused).outcome is Outcome.PASS
 
 
 def test_without_answered_calls_there_is_no_cost_per_call() -> None:

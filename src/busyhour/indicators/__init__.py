@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from busyhour.errors import PlanError
 from busyhour.indicators import readings, vendors
 from busyhour.indicators.cost import Cost, Prices, list_prices
-from busyhour.indicators.shapes import CountOf, Dropped, EventsPer, MeanOf, QuantileOf, SampleQuantile, ShareOf, across
+from busyhour.indicators.shapes import (
+    CountOf,
+    Dropped,
+    EventsPer,
+    MeanOf,
+    QuantileOf,
+    SampleQuantile,
+    ShareOf,
+    across,
+    lowest,
+)
 from busyhour.model import JSON, Phase, Service
 
 __all__ = [
@@ -38,6 +48,7 @@ __all__ = [
     "failover_time",
     "first_audio_latency",
     "loop_lag",
+    "lowest",
     "mean_response_latency",
     "missed_turns",
     "probed",

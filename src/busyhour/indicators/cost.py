@@ -16,6 +16,7 @@ from math import inf
 from pathlib import Path
 
 from busyhour.errors import PlanError
+from busyhour.indicators.vendors import served
 from busyhour.model import SECOND, Comparison, Estimate, Operation, Outcome, Run
 
 _MILLION, _MINUTE_NS, _MINUTE_MS = 1_000_000, 60 * SECOND, 60_000
@@ -196,7 +197,11 @@ def _of_tts(row: Operation, prices: Mapping[str, float]) -> float:
 
 
 def _of_vector(row: Operation, prices: Mapping[str, float]) -> float:
-    return prices["per_million_queries"] / _MILLION if row.detail.get("op") == "query" else 0.0
+    return prices["per_million_queries"] / _MILLION if _queried(row) else 0.0
+
+
+def _queried(row: Operation) -> bool:
+    return row.detail.get("op") == "query" and served(row)
 
 
 _CHARGES: Mapping[str, Callable[[Operation, Mapping[str, float]], float]] = {
@@ -207,11 +212,11 @@ _CHARGES: Mapping[str, Callable[[Operation, Mapping[str, float]], float]] = {
 }
 _ROWS = {"stt": "stt_connection"}
 """Sound is charged as it was sent: a row of a final tells of what was understood."""
-_AMOUNTS = {"llm": ("prompt_tokens", "tokens"), "stt": ("audio_ms",), "tts": ("characters",), "vector": ()}
+_AMOUNTS = {"llm": ("prompt_tokens", "tokens"), "stt": ("audio_ms",), "tts": ("characters",)}
 
 
 def _billed(kind: str, row: Operation) -> bool:
-    return any(_number(row, name) for name in _AMOUNTS[kind])
+    return _queried(row) if kind == "vector" else any(_number(row, name) for name in _AMOUNTS[kind])
 
 
 def _minutes(call: Operation) -> float:

@@ -216,8 +216,44 @@ def across(where: str, indicators: Sequence[Poolable]) -> Poolable:
     if len(alike) > 1:
         names = ", ".join(dict.fromkeys(one.what for one in indicators))
         raise PlanError(f"across({where!r}): these are not alike: {names}")
-    parts = tuple((one.read, one.phase) for one in indicators)
-    return replace(indicators[0], phase=where, read=Pooled(parts))
+    parts = [one.read.parts if isinstance(one.read, Pooled) else ((one.read, one.phase),) for one in indicators]
+    return replace(indicators[0], phase=where, read=Pooled(tuple(part for some in parts for part in some)))
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The lowest value of several indicators, each of a phase of its own: what an average over them would hide. A
+    statement of this run."""
+
+    where: str
+    parts: tuple[ShareOf, ...]
+
+    @property
+    def what(self) -> str:
+        return f"lowest {self.parts[0].name} in {self.where}"
+
+    @property
+    def unit(self) -> str:
+        return self.parts[0].unit
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(phase for part in self.parts for phase in part.phases))
+
+    def __call__(self, run: Run) -> Estimate:
+        found = [(estimate.value, part.phase, estimate.n) for part in self.parts for estimate in [part(run)]]
+        measured = [(value, phase, n) for value, phase, n in found if value is not None]
+        if not measured:
+            return _estimate(self.what, self.unit, Exact(None, 0))
+        value, phase, n = min(measured)
+        return _estimate(self.what, self.unit, Exact(value, sum(n for _, _, n in measured), f"in {phase}, of {n}"))
+
+
+def lowest(where: str, indicators: Sequence[ShareOf]) -> Lowest:
+    """The lowest of some shares: `lowest("any outage", [call_success(p) for p in outages])`. Raises PlanError for none
+    or unlike ones."""
+    across(where, indicators)
+    return Lowest(where, tuple(indicators))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from math import inf
 
 from busyhour.indicators.readings import Reading
 from busyhour.indicators.transcripts import words
-from busyhour.model import SECOND, Operation, Run
+from busyhour.model import MS, SECOND, Operation, Run
 
 _SPEAKING = ("llm", "tts")
 _SENSIBLE_WORDS = 2
@@ -38,32 +38,78 @@ def first_ns(row: Operation) -> int | None:
     return at_ns if isinstance(at_ns, int) else None
 
 
+_AT_ONCE_NS = 50 * MS
+"""A client that leaves tells nobody: the twin sees it a moment after the next vendor was asked."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Something that was asked for and not served yet; `left`: nothing was done to the client, it went away by itself,
+    from what was slow or because its caller spoke on."""
+
+    words: tuple[str, ...]
+    asked_ns: int
+    failed_ns: int
+    left: bool
+
+
 @dataclass(frozen=True)
 class Failover:
     """Seconds from a failed request to the first token or sound of what was served instead, by any of `services`.
 
-    What is served instead is known by its words: the same prompt, or a text that goes on in the other. Several failures
-    in a row of the same words are one, timed from the first; one that nothing was served for is infinitely long.
+    What is served instead is known by its words (the same prompt, or a text that goes on in the other) and by its time:
+    it is asked for when the failed one is over, and of several in progress it belongs to the one that failed last. A
+    client that went away by itself has failed over only if it asks elsewhere at once. What was never served is
+    infinitely long, unless the run was cut off in mid-phase. A vendor that refuses the connection leaves no row, and so
+    no reading here.
     """
 
     services: frozenset[str]
 
     def __call__(self, run: Run, phase: str) -> list[Reading]:
-        return [reading for kind in _SPEAKING for reading in self._of(run, phase, kind)]
+        finished = any(mark.name == phase for mark in run.marks("phase.ended"))
+        return [
+            reading
+            for kind in _SPEAKING
+            for reading in self._of([row for row in run.operations(kind, phase) if row.who in self.services], finished)
+        ]
 
-    def _of(self, run: Run, phase: str, kind: str) -> Iterator[Reading]:
-        waiting: dict[tuple[str, ...], int] = {}  # words -> when they were first asked for
-        for row in run.operations(kind, phase):
-            if row.who not in self.services:
-                continue
+    def _of(self, rows: Sequence[Operation], finished: bool) -> Iterator[Reading]:
+        waiting: list[_Attempt] = []
+        for row in rows:
             asked = tuple(words(str(row.detail.get("prompt") or row.detail.get("text") or "")))
-            known = next((other for other in waiting if _goes_on(other, asked)), asked)
+            over = [one for one in waiting if _asked_after(row, one) and _goes_on(one.words, asked)]
+            last = max(over, key=lambda one: one.failed_ns, default=None)
+            if last is not None and last.left and not _at_once(row, last):
+                waiting.remove(last)  # its caller had spoken on
+                last = None
             if not served(row):
-                waiting.setdefault(known, row.due_ns)
-            elif known in waiting:
-                began_ns = waiting.pop(known)
-                yield Reading(max(0, (first_ns(row) or row.due_ns) - began_ns) / SECOND, row.id)
-        yield from (Reading(inf, " ".join(asked)) for asked in waiting)
+                self._failed(row, asked, last, waiting)
+            elif last is not None:
+                # An utterance may have failed sentence by sentence: all of it is served by this one.
+                done = [one for one in over if one is last or _at_once(row, one)]
+                waiting = [one for one in waiting if not any(one is other for other in done)]
+                since_ns = min(one.asked_ns for one in done)
+                yield Reading(max(0, (first_ns(row) or row.due_ns) - since_ns) / SECOND, row.id)
+        if finished:
+            yield from (Reading(inf, " ".join(one.words)) for one in waiting if not one.left)
+
+    @staticmethod
+    def _failed(row: Operation, asked: tuple[str, ...], last: _Attempt | None, waiting: list[_Attempt]) -> None:
+        """Another failure of what was waiting, if it came at once (a retry, the next vendor); else a new one's."""
+        failed_ns, left = row.ended_ns or row.due_ns, row.outcome == "client closed"
+        if last is None or not _at_once(row, last):
+            waiting.append(_Attempt(asked, row.due_ns, failed_ns, left))
+        else:
+            last.failed_ns, last.left = failed_ns, last.left and left
+
+
+def _asked_after(row: Operation, one: _Attempt) -> bool:
+    return row.due_ns + _AT_ONCE_NS >= one.failed_ns
+
+
+def _at_once(row: Operation, one: _Attempt) -> bool:
+    return row.due_ns <= one.failed_ns + _AT_ONCE_NS
 
 
 def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -84,7 +130,7 @@ def _begins_in(first: Sequence[str], second: Sequence[str]) -> bool:
 class Recovery:
     """Seconds from the end of a phase's faults to the next request that `service` served; infinite if it never did.
 
-    Unknown, and so no reading, if nobody called after the faults, or the run was stopped before.
+    Unknown, and so no reading, if nobody called after the faults, it was harmed anew, or the run was stopped before.
     """
 
     service: str
@@ -97,6 +143,9 @@ class Recovery:
             row for kind in (*_SPEAKING, "stt", "vector") for row in run.operations(kind) if row.who == self.service
         ]
         again_ns = min((row.due_ns for row in rows if served(row) and row.due_ns >= max(ended)), default=inf)
+        next_ns = (m.at_ns for m in run.marks("fault.began") if m.detail.get("service") == self.service)
+        if any(max(ended) <= at_ns < again_ns for at_ns in next_ns):
+            return []  # it failed again before it was asked
         called = any(call.due_ns >= max(ended) for call in run.operations("call"))
         if again_ns == inf and (run.marks("run.stopped") or not called):
             return []
@@ -161,10 +210,11 @@ class Called:
 
     def __call__(self, run: Run, phase: str) -> list[Reading]:
         return [
-            Reading(bool(tool) and (not self.tools or tool in self.tools), f"{tool}({row.detail.get('arguments', '')})")
+            Reading(bool(called & set(self.tools or called)), f"{told}({row.detail.get('arguments', '')})")
             for row in run.operations("llm", phase)
             if served(row)
-            for tool in [str(row.detail.get("tool") or "")]
+            for told in [str(row.detail.get("tool") or "")]
+            for called in [set(filter(None, told.split(", ")))]  # several at once are one answer
         ]
 
 
@@ -183,7 +233,7 @@ class Structured:
             return False
         try:
             answer = json.loads(str(row.detail.get("reply") or row.detail.get("arguments") or ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(answer, dict) or not answer.keys() >= set(self.keys):
             return False
