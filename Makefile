@@ -2,7 +2,7 @@
 # make test   everything CI runs: ruff, mypy, the tests
 # make check  ruff and mypy only
 # make prove  shows that every gate of plans/telephone.py can fail (about 20 minutes)
-# make bench  the benchmarks of docs/benchmarks.md (about 4 minutes); make clean-runs  20 runs of a sound agent
+# make bench  the benchmarks of docs/benchmarks.md (about 7 minutes); make clean-runs  20 runs of a sound agent
 # make lock   the hashed requirements anew, after a change of dependencies in a pyproject.toml
 
 PYTHON ?= python3
@@ -26,6 +26,8 @@ bench: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/reference_agent.py
 	$(BIN)/python benchmarks/media.py
+	$(BIN)/python benchmarks/twins.py
+	$(BIN)/python benchmarks/proxy.py
 
 clean-runs: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/clean_runs.py 20

@@ -8,9 +8,9 @@ frames in real time (an utterance, 2 s of silence, and so on), a vector database
 
 CPU is that of the twin's process in percent of one core, while the streams run. The error is measured here: from a
 request sent (or the end of speech) to the first token, audio or result, minus the setting, a constant. It contains
-this process's own lateness. Timers go by the millisecond (libuv), so the exchanges without load are spread over
-settings that differ by parts of one. Exit code 1 if a twin takes 25 % of a core or more, is late by more than 1 ms at
-the median, or does not run.
+this process's own lateness. The exchanges without load are spread over settings that differ by parts of a millisecond,
+so that a twin whose timers rounded would not look exact. Exit code 1 if a twin takes 25 % of a core or more, is late by
+more than 1 ms at the median, or does not run.
 """
 
 from __future__ import annotations

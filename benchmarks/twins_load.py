@@ -55,6 +55,8 @@ class Wire(asyncio.Protocol):
     def send(self, octets: bytes) -> int:
         """When it was handed over."""
         assert self._transport is not None
+        if self._transport.is_closing():
+            raise ConnectionResetError("the twin closed the connection")
         now_ns = time.monotonic_ns()
         self._transport.write(octets)
         return now_ns

@@ -177,6 +177,22 @@ def phased(scale: float, seed: int) -> Phases:
 OWN_FIRST_AUDIO, OWN_P50, OWN_P95, OWN_STOP = 80, 510, 610, 100
 
 
+HARMS = {
+    "slow_response": ("latency", "dead air", "missed turns", "successful calls"),
+    "drop_turn": ("latency", "dead air", "missed turns"),
+    "mishears": ("latency", "dead air", "missed turns", "word error"),
+    "interrupts": ("latency", "dead air", "missed turns", "underrun"),
+    "gappy_audio": ("dead air", "underrun"),
+    "hang_up_early": ("latency", "dead air", "missed turns"),
+    "no_clear": ("barge-in stop", "yield"),
+    "slow_barge_in": ("barge-in stop", "yield"),
+    "patient": ("dead air", "missed turns", "successful calls"),
+    "refuse_call": ("first-audio",),
+    "slow_greeting": ("first-audio", "successful calls"),
+}
+"""What else a defect harms beside what it is the control of: gates of such names fail under it with cause."""
+
+
 class Demands:
     """The gates of a profile, each with the control that it must tell apart."""
 
@@ -191,6 +207,14 @@ class Demands:
         self._of_the_barge_in(limits)
         self._of_the_brown_out(limits)
         self._of_the_harness()
+        harmful = {id(control.red): self._explained(control.red) for control in self.controls}
+        self.controls = [
+            replace(c, red=harmful[id(c.red)], benign=harmful.get(id(c.benign), c.benign)) for c in self.controls
+        ]
+
+    def _explained(self, red: Variation) -> Variation:
+        words = next((words for defect, words in HARMS.items() if red.name.startswith(defect)), ())
+        return replace(red, may_redden=[gate for gate in self.gates if any(word in gate.name for word in words)])
 
     def _of_the_greeting(self, limits: Profile) -> None:
         greeting, limit = self._phases.greeting, limits.first_audio_p90

@@ -56,6 +56,40 @@ def test_exit_codes_follow_the_roll_up_now_and_when_judged_again(plan, journal, 
     assert main(["judge", str(journal), "-o", "limit_ms=5000"]) in {0, 2, 3}
 
 
+UNAVAILABLE = """
+class Flight:
+    name, service = "agent in flight", "agent"
+
+    def lacking(self):
+        return "needs wings [two]: grow them"
+
+    @asynccontextmanager
+    async def injected(self, endpoints, clock):
+        raise FaultUnavailable(self.lacking())
+        yield
+
+
+def plan():
+    whole = grounded()
+    (talk,) = whole.phases
+    return replace(whole, phases=[talk, replace(talk, name="aloft", faults=[Flight()])])
+"""
+
+
+def test_a_phase_that_cannot_be_carried_out_is_noted_at_the_start_and_the_run_goes_on(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    imports = (
+        "from contextlib import asynccontextmanager\nfrom dataclasses import replace\n"
+        "from busyhour.model import FaultUnavailable\n"
+    )
+    plan.write_text(imports + plan.read_text().replace("def plan(", "def grounded(") + UNAVAILABLE)
+    assert run(plan, journal) == 2
+    told = capsys.readouterr()
+    note = "note: the phase 'aloft' will not be carried out: the fault 'agent in flight' needs wings [two]: grow them"
+    assert told.err.splitlines()[0] == note
+    assert told.err.count("note: ") == 1
+    assert "p95 response latency in talk is" in told.out
+
+
 def test_reports_are_written_in_each_format(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert run(plan, journal, "--json", str(tmp_path / "v.json"), "--junit", str(tmp_path / "v.xml")) == 0
     assert json.loads((tmp_path / "v.json").read_text())["outcome"] == "pass"

@@ -17,8 +17,9 @@ import pytest
 
 from busyhour import emulators
 from busyhour.emulate import behave, serve
-from busyhour.emulate.grammar import latency, latency_text, share, share_text
+from busyhour.emulate.grammar import latency, latency_text, share, share_text, time_about
 from busyhour.emulate.serve import counted
+from busyhour.emulate.settings import offered, read
 from busyhour.emulate.vendors import VENDORS
 from busyhour.emulators import Constant, Empirical, LogNormal
 from busyhour.emulators.behaviour import Latency
@@ -54,7 +55,7 @@ def test_a_latency_is_read(text: str, meant: Latency) -> None:
         ("nan", "no time"),
         ("-1ms", "--first-token: Constant: ms is -1.0; it must be a number of ms from 0"),
         ("2h", "no time"),
-        ("7200s", "must be a number of ms from 0 to 3.6e+06"),
+        ("7200s", "must be a number of ms from 0 to 3600000"),
         ("normal:350ms,20", "'normal' is no distribution; write it as"),
         ("lognormal:350ms", "a log-normal has a median and a sigma, like lognormal:350ms,0.4"),
         ("lognormal:350ms,x", "a log-normal has a median and a sigma"),
@@ -78,7 +79,30 @@ def test_measured_delays_are_read_from_a_file(tmp_path: Path) -> None:
     many = latency(f"empirical:{path}", "--final")
     assert isinstance(many, Empirical)
     assert (len(many.ms), many.ms[0], many.ms[-1]) == (1000, 50, 99950)  # evenly spaced, and small enough to hand on
-    assert latency_text(many.as_json()) == "empirical, 1000 delays: p50 5e+04 ms, p95 9.5e+04 ms"
+    assert latency_text(many.as_json()) == "empirical, 1000 delays: p50 50 s, p95 95 s"
+
+
+@pytest.mark.parametrize(
+    ("ms", "setting", "measured"),
+    [
+        (0, "0ms", "0 ms"),
+        (0.04, "0.04ms", "0.04 ms"),
+        (0.00001, "0.00001ms", "0.00001 ms"),
+        (7.25, "7.25ms", "7.25 ms"),
+        (341.4, "341.4ms", "341 ms"),
+        (999.9, "999.9ms", "1000 ms"),
+        (2010, "2.01s", "2.01 s"),
+        (12_345.678, "12.345678s", "12.3 s"),
+        (3_600_000, "3600s", "3600 s"),
+    ],
+)
+def test_times_are_written_as_people_write_them(ms: float, setting: str, measured: str) -> None:
+    assert latency_text(Constant(ms).as_json()) == setting
+    read_back = latency(setting, "--first-token")
+    assert isinstance(read_back, Constant)
+    assert read_back.ms == pytest.approx(ms)
+    assert time_about(ms) == measured
+    assert latency_text(Empirical([ms]).as_json()) == f"empirical, 1 delays: p50 {measured}, p95 {measured}"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +191,15 @@ def test_the_flags_of_every_vendor_are_its_latencies(name: str, capsys: pytest.C
         (["openai", "--fail", "1%:zero_audio"], "outcome 'zero_audio' is unknown here; possible are "),
         (["openai", "--set", "models"], "--set models: write it as NAME=VALUE, with a name of "),
         (["openai", "--set", "port=3"], "--set port=3: write it as NAME=VALUE"),
+        (["openai", "--set", "outcomes={}"], "--set outcomes={}: write it as NAME=VALUE"),
+        (["openai", "--set", "first_token=9"], "it has a flag of its own; write --first-token VALUE"),
+        (["openai", "--set", 'models=["m"]'], "write the names with commas between them, like a,b"),
+        (["openai", "--set", "models=a,,b"], "--set models=a,,b: write the names with commas"),
+        (["openai", "--set", "gullible=maybe"], "--set gullible=maybe: it is a switch; write on or off"),
+        (["openai", "--set", "api_key=a", "--set", "api_key=b"], "--set api_key=b: api_key is given twice"),
+        (["pinecone", "--set", "dimension=3.5"], "--set dimension=3.5: no whole number"),
+        (["deepgram", "--set", "utterances=x"], "--set utterances=x: write it as NAME=VALUE, with a name of api_key"),
+        (["openai", "--set", "upstream=api.openai.com"], "upstream is 'api.openai.com'; it must be the http or https"),
         (["cartesia", "--realtime-factor", "fast"], "--realtime-factor fast: no number"),
         (["cartesia", "--realtime-factor", "0"], "realtime_factor is 0.0; it must be a positive number"),
         (["openai", "--profile", "/nowhere.json"], "/nowhere.json: the profile cannot be read: No such file"),
@@ -177,6 +210,67 @@ def test_what_cannot_be_emulated_is_one_sentence(argv: Sequence[str], sentence: 
         serve.emulate(argv, io.StringIO())
     assert sentence in str(refused.value)
     assert len(refused.value.problems) == 1
+
+
+NOWHERE = "upstream=http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--first-token", "1s"], "--first-token"),
+        (["--between-tokens", "0", "--first-token", "1s", "--fail", "1%:429"], "--first-token and --between-tokens"),
+        (["--profile", "PROFILE"], "--profile"),
+    ],
+)
+def test_latencies_beside_an_upstream_are_refused(flags: list[str], named: str, tmp_path: Path) -> None:
+    path = tmp_path / "openai.json"
+    Profile(vendor="openai", learned="", upstream="", requests=1, latencies={"first_token": Constant(5)}).write(path)
+    argv = [str(path) if word == "PROFILE" else word for word in flags]
+    with pytest.raises(PlanError) as refused:
+        serve.emulate(["openai", "--set", NOWHERE, *argv], io.StringIO())
+    assert str(refused.value) == (
+        f"{named} beside --set upstream: the upstream takes its own time, and the twin adds none; leave one of the two "
+        "out"
+    )
+
+
+OFFERED = {
+    "openai": {"models", "api_key", "gullible", "upstream"},
+    "anthropic": {"models", "api_key", "gullible", "upstream"},
+    "gemini": {"models", "api_key", "gullible", "upstream"},
+    "deepgram": {"api_key"},
+    "cartesia": {"api_key"},
+    "elevenlabs": {"api_key"},
+    "pinecone": {"index", "dimension", "metric", "records", "vectors_at_most", "api_key"},
+}
+WRITTEN: dict[str, tuple[str, object]] = {
+    "api_key": ("7", "7"),
+    "dimension": ("3", 3),
+    "gullible": ("on", True),
+    "index": ("a=b", "a=b"),
+    "metric": ("euclidean", "euclidean"),
+    "models": ("gpt-5, abc", ["gpt-5", "abc"]),
+    "records": ("records.json", "records.json"),
+    "upstream": ("http://x/v1", "http://x/v1"),
+    "vectors_at_most": ("9", 9),
+}
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_what_is_offered_is_read_by_its_type_and_the_rest_is_not_offered(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behaviour = VENDORS[name].make()._behaviour.as_json()
+    names = set(offered(VENDORS[name], behaviour))
+    assert names == OFFERED[name]
+    texts = [f"{setting}={WRITTEN[setting][0]}" for setting in names]
+    assert read(VENDORS[name], texts, behaviour) == {setting: WRITTEN[setting][1] for setting in names}
+    with pytest.raises(SystemExit):
+        serve.emulate([name, "--help"], sys.stdout)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"another setting of the twin's ({', '.join(offered(VENDORS[name], behaviour))})" in told
+    assert "utterances" not in told
 
 
 def test_a_used_port_is_one_sentence() -> None:
@@ -245,7 +339,7 @@ async def changed(*argv: str) -> str:
 
 async def test_a_twin_is_served_changed_and_ended() -> None:
     settings = ("--first-token", "lognormal:1ms,0.4", "--between-tokens", "0", "--every", "0.1", "--seed", "7")
-    async with foreground("emulate", "openai", *settings, "--set", 'models=["m"]') as shown:
+    async with foreground("emulate", "openai", *settings, "--set", "models=m,n") as shown:
         origin = (await shown.until("answers at")).split()[3].removesuffix("/v1")
         await shown.until("curl")
         assert f"  export OPENAI_BASE_URL={origin}/v1" in shown.lines
@@ -271,6 +365,20 @@ async def test_a_twin_is_served_changed_and_ended() -> None:
         code, rest = await shown.end(signal.SIGTERM)
     assert code == 0
     assert rest.endswith("\nopenai has ended; it served 4 requests: 2 ok, 2 http_503\n")
+
+
+async def test_a_twin_before_an_upstream_says_so() -> None:
+    async with (
+        emulators.OpenAI(models=["m"], first_token=Constant(0), between_tokens=Constant(0)).running({}) as real,
+        foreground("emulate", "openai", "--set", f"upstream={real.url}", "--fail", "0:429") as shown,
+    ):
+        first = await shown.until("answers at")
+        assert first.endswith(f"(Ctrl-C ends it), passes requests on to {real.url} and behaves like this:")
+        await shown.until("curl")
+        assert not any("--first-token" in line for line in shown.lines)
+        assert await ask(first.split()[3].removesuffix("/v1")) == 200
+        code, rest = await shown.end(signal.SIGTERM)
+    assert (code, rest.endswith("it served 1 request: 1 ok\n")) == (0, True)
 
 
 async def test_ctrl_c_is_an_orderly_end_too() -> None:

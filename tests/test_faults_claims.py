@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from busyhour.arrivals import Burst
-from busyhour.carriers import Telnyx
+from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio, vonage
 from busyhour.faults import carrier as carriers
 from busyhour.faults import contradictions
 from busyhour.faults.carrier import DtmfFlood
@@ -22,7 +23,7 @@ from busyhour.faults.provider import NoToken, Reset, Slow
 from busyhour.faults.proxy import Down, Latency, Proxy, ResetPeer
 from busyhour.faults.quotas import CpuLimit, OutOfMemory
 from busyhour.gates import Holds
-from busyhour.model import Comparison, Control, Fault, Outcome, Phase, Plan, Variation
+from busyhour.model import Carrier, Comparison, Control, Fault, Outcome, Phase, Plan, Service, Variation
 from busyhour.planfile import check
 from busyhour.services import AlreadyRunning, Command
 from busyhour.workloads.call import Call
@@ -40,14 +41,14 @@ class Milliseconds:
         return 1
 
 
-def found(*faults: Fault) -> list[str]:
-    return contradictions(planned(faults))
+def found(*faults: Fault, carrier: Carrier = CARRIER) -> list[str]:
+    return contradictions(planned(faults, carrier=carrier))
 
 
-def planned(faults: Sequence[Fault], controls: Sequence[Control] = ()) -> Plan:
+def planned(faults: Sequence[Fault], controls: Sequence[Control] = (), *, carrier: Carrier = CARRIER) -> Plan:
     return Plan(
         target=AGENT,
-        carrier=CARRIER,
+        carrier=carrier,
         services=[LLM, ELSEWHERE, PROXY],
         phases=[Phase("p", Burst(1), Call([]), faults=faults)],
         gates=[],
@@ -77,6 +78,9 @@ TOGETHER: list[tuple[Fault, Fault]] = [
 APART: list[tuple[Fault, Fault, str]] = [
     (NoToken(LLM, share=0.6), Reset(LLM, share=0.5), "together they take more than all of the outcomes of llm"),
     (NoToken(LLM), Reset(LLM), "both take the outcomes of llm"),
+    (NoToken(LLM, share=0.3), NoToken(LLM, share=0.2), "both take the outcome no_token of llm"),
+    (NoToken(LLM), Kill(LLM, after_seconds=9), "together they take more than all of the behaviour of llm"),
+    (Slow(LLM, a=Milliseconds()), Restart(LLM), "together they take more than all of the behaviour of llm"),
     (Slow(LLM, a=Milliseconds()), NoToken(LLM), ""),
     (Freeze(AGENT, 5), Kill(AGENT), "both take the processes of agent"),
     (Freeze(AGENT, 5), Freeze(AGENT, 6), "both take the processes of agent"),
@@ -127,6 +131,36 @@ def test_a_fault_without_a_victim() -> None:
         f"the fault 'db frozen for 1 s' in phase 'p' needs processes, and db {words}"
     ]
     assert found(Kill(CARRIER)) == [f"the fault 'telnyx killed' in phase 'p' needs processes, and telnyx {words}"]
+
+
+@pytest.mark.parametrize("make", [Kill, Restart, lambda victim: OutOfMemory(victim, 9)])
+def test_a_proxy_cannot_be_started_again(make: Callable[[Service], Fault]) -> None:
+    fault = make(PROXY)
+    words = "needs a service that busyhour can start again, and link is none"
+    assert found(fault) == [f"the fault {fault.name!r} in phase 'p' {words}"]
+    assert found(make(AGENT)) == found(Freeze(PROXY, 1)) == []
+
+
+def test_a_vice_that_the_carrier_does_not_have() -> None:
+    plain = PlainWebSocket()
+    (problem,) = found(DtmfFlood(plain), carrier=plain)
+    assert problem.startswith("the fault 'websocket keys 10 a second' in phase 'p' needs dtmf flood, which websocket ")
+    assert problem.endswith("media reordered; give its wire a `digit`, the message for a key")
+    keys = PlainWebSocket(wire=vonage())
+    assert found(DtmfFlood(keys), carriers.HalfOpen(keys), carrier=keys) == []
+    for carrier in (keys, TelnyxStream(), Twilio()):
+        (problem,) = found(carriers.ReplayedWebhooks(carrier), carrier=carrier)
+        assert f"needs webhook replayed, which {carrier.name} does not have; it has " in problem
+    assert found(carriers.HalfOpen(LLM)) == [
+        "the fault 'llm media half open' in phase 'p' needs a carrier's twin, and llm is none that can be disturbed"
+    ]
+
+
+@pytest.mark.parametrize("make", [Telnyx, TelnyxStream, TeXML, Twilio, PlainWebSocket])
+async def test_what_a_carrier_says_that_it_has_is_what_it_has(make: Callable[[], Any]) -> None:
+    carrier = make()
+    async with carrier.running({}) as endpoint:
+        assert endpoint.handle.can == carrier.vices
 
 
 def test_the_plan_is_checked_for_it_and_so_are_its_variations() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +22,7 @@ from busyhour.errors import PlanError, ServiceError
 from busyhour.faults import cgroups
 from busyhour.faults.limits import FdLimit, FileSizeLimit, MemoryLimit
 from busyhour.faults.process import Freeze, Kill, Restart
-from busyhour.faults.quotas import CpuLimit, OutOfMemory
+from busyhour.faults.quotas import CpuLimit, OutOfMemory, _Shortage
 from busyhour.model import SECOND, Endpoint, Fault, FaultUnavailable, Proof
 from busyhour.services import AlreadyRunning, Command
 from busyhour.testing import check_fault
@@ -110,6 +112,19 @@ async def test_a_freeze_keeps_the_contract_of_faults() -> None:
 
     because = await check_fault(lambda: Freeze(service, 60), service, state=still)
     assert because.startswith("the process of agent stood still (state T) for 0.")
+
+
+async def test_a_daemon_that_has_left_its_parent_is_frozen_too() -> None:
+    """Who answers has forked twice and belongs to nobody: but to the supervisor."""
+    daemon = (
+        f"import os, time\nif os.fork() == 0:\n if os.fork() == 0:\n  exec({TARGET!r})\n os._exit(0)\ntime.sleep(60)\n"
+    )
+    service = Command([sys.executable, "-c", daemon], name="agent", stop_within_seconds=1)
+    async with injected(Freeze(service, 60), service) as (endpoint, proof):
+        assert (await proof.effect())[1].startswith("all 2 processes of agent stood still")
+        holder = proc.listener(int(endpoint.url.rpartition(":")[2]))
+        assert holder is not None
+        assert holder.state == "T"
 
 
 # ---------------------------------------------------------------- killed, restarted
@@ -367,6 +382,9 @@ def test_a_place_is_found_in_either_version(tmp_path: Path) -> None:
     ("make", "words"),
     [
         (lambda: Kill(STRANGER, after_seconds=-1), "has no duration"),
+        (lambda: Kill(STRANGER, after_seconds=float("nan")), "has no duration"),
+        (lambda: Freeze(STRANGER, float("inf")), "has no duration"),
+        (lambda: Freeze(STRANGER, float("nan")), "has no duration"),
         (lambda: Kill(STRANGER, restart_after_seconds=1, stays_dead=True), "leave out one of them"),
         (lambda: FdLimit(STRANGER, -1), "a limit that makes no sense"),
         (lambda: MemoryLimit(STRANGER, float("nan")), "a limit that makes no sense"),
@@ -379,3 +397,101 @@ def test_a_place_is_found_in_either_version(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_an_error_of_the_plan(make: Callable[[], Fault], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         make()
+
+
+# ---------------------------------------------------------------- what was done half-way, or not at all
+
+
+async def test_a_stop_that_has_not_come_yet_is_taken_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in an uninterruptible sleep is stopped when it wakes: after we gave up, if nothing took that back."""
+    service, asleep = target(), True
+    look = proc.stat
+
+    def uninterruptible(pid: int) -> proc.Stat | None:
+        one = look(pid)
+        return None if one is None else replace(one, state="D") if asleep else one
+
+    async with service.running({}) as endpoint:
+        monkeypatch.setattr("busyhour.faults.process._LOOKS", 3)
+        monkeypatch.setattr(proc, "stat", uninterruptible)
+        with pytest.raises(ServiceError, match="did not stop"):
+            async with Freeze(service, 60).injected({"agent": endpoint}, CLOCK):
+                pass
+        asleep = False
+        assert {one.state for one in proc.tree(await pids(endpoint))} != {"T"}
+        assert await answering(endpoint)
+
+
+async def test_a_limit_above_the_one_there_is_has_no_effect() -> None:
+    service = target()
+    async with service.running({}) as endpoint:
+        resource.prlimit(endpoint.pids[0], resource.RLIMIT_NOFILE, (64, 4096))
+        before = await limits(endpoint)
+        async with FdLimit(service, 1000).injected({"agent": endpoint}, CLOCK) as proof:
+            assert await proof.effect() == (False, "agent was limited to 64 open files already: nothing was changed")
+        assert await limits(endpoint) == before
+
+
+async def test_who_was_forked_while_it_was_limited_is_let_go_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child of a limited process inherits the limit, whenever we find it."""
+    parent = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TARGET!r}])"]
+    service = Command(parent, name="agent", stop_within_seconds=2)
+    looked, tree = 0, proc.tree
+
+    def late(roots: Iterable[int]) -> list[proc.Stat]:
+        nonlocal looked
+        looked += 1
+        found = tree(roots)
+        if looked == 2:  # as if it had been forked just now
+            resource.prlimit(found[1].pid, resource.RLIMIT_NOFILE, (24, resource.prlimit(found[1].pid, 7)[1]))
+        return found[:1] if looked == 1 else found
+
+    async with service.running({}) as endpoint:
+        before = await limits(endpoint)
+        assert len(before) == 2
+        monkeypatch.setattr(proc, "tree", late)
+        async with FdLimit(service, 24).injected({"agent": endpoint}, CLOCK):
+            pass
+        assert await limits(endpoint) == before
+
+
+class LastMoment:
+    """A control group whose kernel kills after it was asked whom it has killed, and a service that it does that to."""
+
+    kind, path = "control group", ""
+
+    def __init__(self) -> None:
+        self.pids: tuple[int, ...] = (1,)
+        self.started_again = 0
+
+    def make(self) -> None: ...
+
+    def limit_memory(self, limit_bytes: int) -> None: ...
+
+    def take(self, roots: Callable[[], tuple[int, ...]]) -> int:
+        return len(roots())
+
+    def killed(self) -> int:
+        return 0
+
+    async def remove(self) -> None:
+        self.pids = ()
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        yield
+
+    async def end(self, *, asked: bool) -> str:
+        return "was down already"
+
+    async def start_again(self) -> None:
+        self.started_again += 1
+
+
+async def test_who_was_killed_at_the_last_moment_comes_back_too() -> None:
+    both = LastMoment()
+    shortage = _Shortage("agent", Endpoint("", (1,), both), both, 1, both)  # type: ignore[arg-type]  # the group
+    await shortage.begin()
+    await shortage.end()
+    await shortage.end()
+    assert both.started_again == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -97,6 +98,12 @@ def test_settings_come_back_as_they_went() -> None:
 def test_impossible_settings_are_refused(more: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
         Settings.read(more)
+
+
+@pytest.mark.parametrize("make", [emulators.OpenAI, emulators.Anthropic, emulators.Gemini])
+def test_a_name_is_no_list_of_letters(make: Callable[..., object]) -> None:
+    with pytest.raises(PlanError, match="models is 'gpt-5'; it must be a list of names"):
+        make(models="gpt-5")
 
 
 def test_the_twins_are_exported_and_a_wrong_name_is_not() -> None:

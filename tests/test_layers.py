@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the doing half
     "journal": FOUNDATION | {"clock"},
     "proc": FOUNDATION,
-    "processes": FOUNDATION,
+    "processes": FOUNDATION | {"proc"},
     "admin": FOUNDATION,
     "services": FOUNDATION | {"clock", "proc", "processes"},
     "_supervise": set(),
@@ -100,7 +100,7 @@ def test_only_the_clock_reads_time(path: Path) -> None:
 
 
 def test_the_emulators_know_nothing_of_each_other() -> None:
-    shared = {"twin", "behaviour", "language_model", "receptionist", "listening", "synthesis"}
+    shared = {"twin", "behaviour", "headers", "language_model", "receptionist", "listening", "synthesis"}
     for path in (PACKAGE / "emulators").rglob("*.py"):
         vendor = path.relative_to(PACKAGE / "emulators").parts[0].removesuffix(".py").split("_")[0]
         others = {name.split(".")[2] for name in imports(path) if name.startswith("busyhour.emulators.")} - shared

@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 import warnings
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -293,6 +294,19 @@ async def test_requests_and_answers_pass_as_they_are() -> None:
         async with session.get(f"{origin}/gzip") as answer:
             assert gzip.decompress(await answer.read()) == b"data: {}\n\n"
             assert answer.headers["Content-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate"])
+async def test_a_compressed_request_passes_as_what_it_says(coding: str) -> None:
+    body = b'{"model": "m"}'
+    packed = gzip.compress(body) if coding.lower() == "gzip" else zlib.compress(body)
+    async with between() as (vendor, origin, session):
+        async with session.post(f"{origin}/v1/files", data=packed, headers={"Content-Encoding": coding}) as answer:
+            assert answer.status == 207
+        _, _, passed, received = vendor.seen[0]
+        assert received == body
+        assert "content-encoding" not in passed
+        assert passed["content-length"] == str(len(body))
 
 
 async def test_breaks_pass_too() -> None:

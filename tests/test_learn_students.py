@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from busyhour.emulators.profile import Profile
+from busyhour.learn.command import seen
 from busyhour.learn.lessons import KEPT_AT_MOST, Lessons, Reservoir
 from busyhour.learn.llm import ANTHROPIC, GEMINI, OPENAI, Format, LanguageModel
 from busyhour.learn.stt import DeepgramStudent
@@ -219,6 +220,15 @@ def test_vectors_are_timed_reads_and_writes_apart() -> None:
         answer.ended(End.WHOLE, SECOND + ms * MS)
     assert lessons.delays == {"query": [40], "upsert": [80]}
     assert Vectors(lessons).exchange("GET", "/indexes", {}, b"") is None
+
+
+def test_what_was_seen_is_told_as_people_write_times() -> None:
+    lessons = Lessons()
+    for ms in (341.4, 2010, 1_000_000):
+        lessons.delay("first_token", round(ms * MS))
+    lessons.met("http_429")
+    lessons.finished = 4
+    assert seen(lessons) == "4 seen: first_token p50 2.01 s, p95 1000 s (n=3); 1 http_429"
 
 
 def test_a_reservoir_is_bounded_and_fair() -> None:

@@ -64,3 +64,10 @@ def test_a_variation_that_is_red_for_one_gate_and_benign_for_another_counts_as_h
 
 def test_no_rows_make_no_claim() -> None:
     assert "0 of 0" in summary([])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.INCONCLUSIVE, Outcome.NOT_RUN, Outcome.INVALID])
+def test_a_benign_run_that_says_nothing_did_not_stay_green(outcome: Outcome) -> None:
+    assert "0 of 1 benign ones stay green" in summary([row(outcome, benign_for=frozenset({"g"}))])
+    assert "1 of 1 benign ones stay green" in summary([row(Outcome.PASS, benign_for=frozenset({"g"}))])
+    assert "0 of 1 benign ones stay green" in summary([row(Outcome.PASS, benign_for=frozenset({"never judged"}))])

@@ -40,6 +40,14 @@ async def test_labels_choose() -> None:
     assert await reading([name]) == {name: 3}
 
 
+async def test_an_exemplar_is_no_part_of_the_reading() -> None:
+    text = """turns_total 11 # {trace_id="x"} 0.67
+turns_total{agent="a # {b} 5"} 20 1700000000 # {trace_id="y"} 0.5 1700000000.5
+"""
+    name = 'turns_total{trace_id="y"}'
+    assert await reading(["turns_total", name], text=text) == {"turns_total": 31}
+
+
 async def test_what_is_not_there_gives_no_reading() -> None:
     assert await reading(["nothing", "broken", "not_a_number"]) == {}
     assert await reading(["open_calls"], status=500) == {}

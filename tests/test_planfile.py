@@ -111,6 +111,14 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert "cannot be read" in problems_of(tmp_path)[0]
 
 
+@pytest.mark.parametrize(("text", "phase"), [("false", "quick"), ("no", "quick"), ("0", "quick"), ("True", "full")])
+def test_a_switch_that_is_off_is_off(written, text: str, phase: str) -> None:  # type: ignore[no-untyped-def]
+    plan = "def plan(full: bool = False):\n    name = 'full' if full else 'quick'\n    return make(name, gate=name)\n"
+    path = written(plan)
+    assert [p.name for p in load(path, {"full": text}).plan.phases] == [phase]
+    assert problems_of(path, full="of course") == [f"{path}: option full='of course' is not a valid bool"]
+
+
 def test_options_for_a_plan_without_any(written) -> None:  # type: ignore[no-untyped-def]
     assert "takes no options" in problems_of(written("plan = make('steady')"), profile="x")[0]
 

@@ -20,12 +20,15 @@ from aiohttp import web
 
 from busyhour import admin
 from busyhour.clock import VirtualClock
-from busyhour.emulators import Cartesia, Constant, OpenAI, twin
+from busyhour.emulators import Cartesia, Constant, Empirical, OpenAI, twin
 from busyhour.emulators.behaviour import Behaviour
 from busyhour.emulators.twin import Settings, Twin, listening
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import Endpoint, Operation
+from busyhour.processes import Child
+from busyhour.timers import PreciseClock
 
+KEY = {"authorization": "Bearer k"}
 BEHAVIOUR = Behaviour(possible=("hang", "http_500"), latencies={"first_token": Constant(5)}, seed=1)
 
 
@@ -193,6 +196,63 @@ async def test_what_found_no_place_is_told(state: Twin, monkeypatch: pytest.Monk
     assert state.drain() == ([], 0)
 
 
+async def test_an_answer_that_came_too_late_loses_nothing() -> None:
+    llm = OpenAI(api_key="k")
+    async with llm.running({}) as endpoint, aiohttp.ClientSession() as session:
+        form = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello."}]}
+        for _ in range(2):
+            async with session.post(f"{endpoint.url}/chat/completions", json=form, headers=KEY) as answer:
+                await answer.read()
+        os.kill(endpoint.pids[0], signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await llm.witnessed(endpoint)
+        finally:
+            os.kill(endpoint.pids[0], signal.SIGCONT)
+        assert len(await llm.witnessed(endpoint)) == 2
+        assert await llm.witnessed(endpoint) == []
+
+
+async def test_two_who_ask_at_once_are_told_each_row_once_between_them_and_so_after_a_restart() -> None:
+    llm = OpenAI(api_key="k")
+    async with llm.running({}) as endpoint, aiohttp.ClientSession() as session:
+        form = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello."}]}
+        child = endpoint.handle
+        assert isinstance(child, Child)
+        for _ in range(2):
+            async with session.post(f"{endpoint.url}/chat/completions", json=form, headers=KEY) as answer:
+                await answer.read()
+            one, other = await asyncio.gather(llm.witnessed(endpoint), llm.witnessed(endpoint))
+            assert len(one) + len(other) == 1
+            await child.end(asked=False)
+            await child.start_again()
+
+
+def test_what_has_come_is_forgotten_and_what_was_pushed_out_before_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twin, "WITNESSED_AT_MOST", 3)
+    state = Twin("x", BEHAVIOUR, VirtualClock())
+    for number in range(3):
+        state.witness(operation(number))
+    assert state.since(0) == (0, [operation(0), operation(1), operation(2)])
+    state.witness(operation(3))  # pushes out one that has come, as the next question says
+    assert state.since(3) == (0, [operation(3)])
+    for number in range(4, 8):
+        state.witness(operation(number))
+    assert state.since(4) == (1, [operation(5), operation(6), operation(7)])
+    assert state.since(8) == (0, [])
+
+
+async def test_a_twin_with_long_settings_is_started_again() -> None:
+    llm = OpenAI(first_token=Empirical([1 + n / 7 for n in range(20_000)]))
+    async with llm.running({}) as endpoint:
+        child = endpoint.handle
+        assert isinstance(child, Child)
+        await child.end(asked=False)
+        await child.start_again()
+        assert "served" in await admin.behaviour(endpoint)
+
+
 def test_streams_are_numbered_apart(state: Twin) -> None:
     numbers = [state.draw(stream, ()).number for stream in ("a", "a", "b", "a", "b")]
     assert numbers == [0, 1, 0, 2, 1]
@@ -240,6 +300,19 @@ def test_settings_come_from_standard_input_too(
     monkeypatch.setattr("sys.stdin", io.StringIO('{"port": -1}\nmore\n'))
     assert twin.run(lambda state, more: state.application(), default=BEHAVIOUR, default_name="x", argv=["-"]) == 64
     assert capsys.readouterr().out.startswith("FAILED Setting 'port' is -1; it must be from 0")
+
+
+def test_the_process_builds_on_its_loop_with_a_clock_that_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    built: list[Twin] = []
+
+    def build(state: Twin, more: Any) -> web.Application:
+        assert asyncio.get_running_loop().is_running()
+        built.append(state)
+        raise PlanError("That is all.")
+
+    assert twin.run(build, default=BEHAVIOUR, default_name="x", argv=['{"name": "y"}']) == 64
+    assert capsys.readouterr().out == "FAILED That is all.\n"
+    assert [(state.name, type(state.clock)) for state in built] == [("y", PreciseClock)]
 
 
 # ---------------------------------------------------------------- the process itself

@@ -12,25 +12,47 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from busyhour.arrivals import Burst, Constant, Hold, Poisson, Ramp, Schedule, Steps
-    from busyhour.carriers.telnyx import Telnyx, TelnyxStream
+    from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio
     from busyhour.clock import SystemClock, VirtualClock
     from busyhour.errors import BusyhourError, JournalError, PlanError, ProtocolError, ServiceError
     from busyhour.gates import AtLeast, AtMost, Between, Holds, Judgement, judge
     from busyhour.journal import Journal, open_run
-    from busyhour.model import Audio, Control, Operation, Outcome, Phase, Plan, Variation, Verdict
+    from busyhour.model import (
+        Audio,
+        Control,
+        FaultUnavailable,
+        Operation,
+        Outcome,
+        Phase,
+        Plan,
+        Table,
+        Variation,
+        Verdict,
+    )
     from busyhour.services import AlreadyRunning, Command
-    from busyhour.workloads.call import BargeIn, Call, Greeting, Press, Say, Scenario, Silence
+    from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence
 
 _HOME = {
     "arrivals": ("Burst", "Constant", "Hold", "Poisson", "Ramp", "Schedule", "Steps"),
-    "carriers.telnyx": ("Telnyx", "TelnyxStream"),
+    "carriers": ("PlainWebSocket", "TeXML", "Telnyx", "TelnyxStream", "Twilio"),
     "clock": ("SystemClock", "VirtualClock"),
     "errors": ("BusyhourError", "JournalError", "PlanError", "ProtocolError", "ServiceError"),
     "gates": ("AtLeast", "AtMost", "Between", "Holds", "Judgement", "judge"),
     "journal": ("Journal", "open_run"),
-    "model": ("Audio", "Control", "Operation", "Outcome", "Phase", "Plan", "Variation", "Verdict"),
+    "model": (
+        "Audio",
+        "Control",
+        "FaultUnavailable",
+        "Operation",
+        "Outcome",
+        "Phase",
+        "Plan",
+        "Table",
+        "Variation",
+        "Verdict",
+    ),
     "services": ("AlreadyRunning", "Command"),
-    "workloads.call": ("BargeIn", "Call", "Greeting", "Press", "Say", "Scenario", "Silence"),
+    "workloads.call": ("BargeIn", "Call", "Greeting", "HangUp", "Press", "Say", "Scenario", "Silence"),
 }
 
 __all__ = [
@@ -46,7 +68,9 @@ __all__ = [
     "Command",
     "Constant",
     "Control",
+    "FaultUnavailable",
     "Greeting",
+    "HangUp",
     "Hold",
     "Holds",
     "Journal",
@@ -55,6 +79,7 @@ __all__ = [
     "Operation",
     "Outcome",
     "Phase",
+    "PlainWebSocket",
     "Plan",
     "PlanError",
     "Poisson",
@@ -68,8 +93,11 @@ __all__ = [
     "Silence",
     "Steps",
     "SystemClock",
+    "Table",
+    "TeXML",
     "Telnyx",
     "TelnyxStream",
+    "Twilio",
     "Variation",
     "Verdict",
     "VirtualClock",

@@ -4,11 +4,13 @@ GET  /_twin             its name, and the outcomes it can be told to have
 GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
 PUT  /_twin/behaviour   change some of them; answers the new whole
 GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
+GET  /_twin/witnessed?of=PID&received=N   the same, kept until the next question says that it has come
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -39,16 +41,31 @@ async def behave(endpoint: Endpoint, change: Mapping[str, JSON], service: str = 
     return _behaviour(await _ask("PUT", endpoint, "/behaviour", service, change), endpoint, service)
 
 
-async def witnessed(endpoint: Endpoint, service: str) -> Sequence[Operation]:
-    """Drain what a twin has witnessed; rows it had to drop are told by one operation of kind "witness"."""
-    answer = await _ask("GET", endpoint, "/witnessed", service)
+@dataclass(slots=True)
+class Told:
+    """What a twin has told so far: which process it was, and how many rows have come."""
+
+    of: int = 0
+    received: int = 0
+
+
+async def witnessed(endpoint: Endpoint, service: str, told: Told | None = None) -> Sequence[Operation]:
+    """What a twin has witnessed since the last time; rows it had to drop are told by one operation of kind "witness".
+
+    With `told`, which is brought up to date, the twin keeps its rows until the next question: an answer that comes too
+    late, or never, loses nothing. Without it they are drained.
+    """
+    query = {} if told is None else {"of": str(told.of), "received": str(told.received)}
+    answer = await _ask("GET", endpoint, "/witnessed", service, query=query)
     try:
         rows = [Operation(**row) for row in answer["operations"]]
         dropped = answer["dropped"]
+        if told is not None:
+            told.of, told.received = answer["of"], answer["received"]
     except (KeyError, TypeError):
         raise _no_twin(service, endpoint, 200) from None
     if dropped:
-        at_ns = rows[0].due_ns
+        at_ns = rows[0].due_ns if rows else 0
         rows.append(
             Operation(
                 id=f"{service}/dropped/{at_ns}",
@@ -64,10 +81,16 @@ async def witnessed(endpoint: Endpoint, service: str) -> Sequence[Operation]:
 
 
 async def _ask(
-    method: str, endpoint: Endpoint, path: str, service: str, body: Mapping[str, JSON] | None = None
+    method: str,
+    endpoint: Endpoint,
+    path: str,
+    service: str,
+    body: Mapping[str, JSON] | None = None,
+    *,
+    query: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     try:
-        url = yarl.URL(endpoint.url).origin().with_path(ROOT + path)
+        url = yarl.URL(endpoint.url).origin().with_path(ROOT + path).with_query(query)
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_SECONDS)) as session,
             session.request(method, url, json=body) as response,

@@ -25,6 +25,7 @@ from busyhour.conduct import conduct
 from busyhour.emulate import behave, serve
 from busyhour.emulate.vendors import VENDORS
 from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
+from busyhour.faults import lacking
 from busyhour.gates import Judgement, judge
 from busyhour.journal import open_run
 from busyhour.learn import command as learning
@@ -105,6 +106,9 @@ def _run(arguments: argparse.Namespace) -> int:
     console, title = _console(), file.path.stem
     with ExitStack() as files:
         reports = _reports(arguments, files)
+        for phase, why in lacking(file.plan).items():
+            note = f"note: the phase {phase!r} will not be carried out: {why}"
+            console.print(note, highlight=False, soft_wrap=True, markup=False)
         try:
             conducted = conduct(file, file.plan, journal=journal, seed=arguments.seed, console=console, title=title)
         except (ServiceError, ExceptionGroup):

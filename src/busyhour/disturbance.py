@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol, TypeAlias
 from weakref import WeakSet
 
 from busyhour.errors import PlanError
-from busyhour.model import MS
+from busyhour.model import MS, CallFailed
 
 Kind: TypeAlias = Literal[
     "webhook.duplicated",
@@ -70,7 +71,9 @@ class Keypad(Protocol):
     @property
     def end(self) -> object: ...
 
-    def press(self, digit: str) -> None: ...
+    def press(self, digit: str) -> None:
+        """Raises CallFailed when it cannot be told."""
+        ...
 
 
 class Disturbance:
@@ -138,11 +141,13 @@ class Disturbance:
         return True
 
     def tap(self, digit: str) -> int:
-        """Press a key on every line whose call lasts: on how many."""
-        lasting = [line for line in self.lines if line.end is None]
-        for line in lasting:
-            line.press(digit)
-        return len(lasting)
+        """Press a key on every line whose call lasts: on how many it could be pressed."""
+        taps = 0
+        for line in [line for line in self.lines if line.end is None]:
+            with suppress(CallFailed):
+                line.press(digit)
+                taps += 1
+        return taps
 
     def path(self, towards: Direction) -> Path:
         """For one direction of one line."""

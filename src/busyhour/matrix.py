@@ -35,6 +35,12 @@ class Row:
         return all(self.outcomes.get(gate) is Outcome.FAIL for gate in self.red_for)
 
     @property
+    def green(self) -> bool:
+        """Whether no gate failed, and every gate meant to pass did: a run that says nothing is not green."""
+        passed = all(self.outcomes.get(gate) is Outcome.PASS for gate in self.benign_for)
+        return passed and Outcome.FAIL not in self.outcomes.values()
+
+    @property
     def without_cause(self) -> tuple[str, ...]:
         """The gates that failed though nothing explains it."""
         excused = self.red_for | self.may_redden
@@ -67,7 +73,7 @@ def summary(rows: Sequence[Row]) -> str:
     """ "11 of 12 harmful variations are caught by the gate meant for them; 9 of 9 benign ones stay green; ..." """
     red, benign = [row for row in rows if row.red_for], [row for row in rows if row.benign_for and not row.red_for]
     caught = sum(row.caught for row in red)
-    green = sum(not any(said is Outcome.FAIL for said in row.outcomes.values()) for row in benign)
+    green = sum(row.green for row in benign)
     stray = sum(len(row.without_cause) for row in rows)
     failures = "no gate failed" if not stray else "1 gate failed" if stray == 1 else f"{stray} gates failed"
     return (

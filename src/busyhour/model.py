@@ -31,10 +31,10 @@ SECOND = 1_000_000_000
 class Operation:
     """One thing asked and what came of it; a call is an operation, its turns are child operations.
 
-    kind: "call", "greeting", "turn", "barge_in", "speech", "underrun", "pause" from the caller's side; "stt", "llm",
-    "tts" as the twins witnessed them. outcome: "ok" or the reason in a few words ("no answer", "timed out", "hung
-    up"). `who` is the service or the party ("caller", "agent") it speaks of. Ids are paths: `steady/7` is a call,
-    `steady/7/turn/2` its turn.
+    kind: "call", "greeting", "turn", "barge_in", "speech", "underrun", "pause" from the caller's side; "llm", "stt",
+    "stt_connection", "tts", "vector" as the twins witnessed them; "witness" where a twin saw more than it could keep.
+    outcome: "ok" or the reason in a few words ("no answer", "timed out", "hung up"). `who` is the service or the party
+    ("caller", "agent") it speaks of. Ids are paths: `steady/7` is a call, `steady/7/turn/2` its turn.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Sample:
 class Mark:
     """Something that happened at an instant: "run.began", "run.ended", "phase.began", "phase.ended", "fault.began",
     "fault.ended", "fault.proof", "fault.unavailable" (its phase had no arrivals), "service.started", "service.died",
-    "arrival.dropped", "run.stopped", "run.failed"."""
+    "witness.silent" (a twin did not tell the last of what it saw), "arrival.dropped", "run.stopped", "run.failed"."""
 
     at_ns: int
     kind: str

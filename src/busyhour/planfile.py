@@ -18,7 +18,16 @@ from busyhour.errors import PlanError
 from busyhour.faults import contradictions
 from busyhour.model import Checkable, Gate, Phase, Plan, Service, Variation
 
-_CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float}
+
+def _switch(text: str) -> bool:
+    """Raises ValueError. Not `bool`: of a text that is anything but empty, that is True."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError
+    return words[text.lower()]
+
+
+_CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float, "bool": _switch}
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ def tree(roots: Iterable[int]) -> list[Stat]:
     return list(found.values())
 
 
+def children(pid: int) -> list[int]:
+    """The processes whose parent it is."""
+    return (_children if _HAS_CHILDREN else _children_among_all())(pid)
+
+
 def _children(pid: int) -> list[int]:
     children: list[int] = []
     with suppress(OSError):

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from busyhour import proc
 from busyhour.errors import ServiceError
 
 _SUPERVISOR = Path(__file__).with_name("_supervise.py")
@@ -145,8 +146,13 @@ class Child:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of what it was last started as; empty while it is down."""
-        return (self.pid,) if self._executed.is_set() and not self._ended.is_set() else ()
+        """Of what it was last started as, the first of them what we have started; empty while it is down.
+
+        A daemon that has left its parent has become a child of the supervisor: it is still part of the service.
+        """
+        if not self._executed.is_set() or self._ended.is_set():
+            return ()
+        return (self.pid, *(pid for pid in proc.children(self._supervisor.pid) if pid != self.pid))
 
     async def end(self, *, asked: bool) -> str:
         """End its whole tree: by SIGTERM and, after its time, SIGKILL; unless `asked`, by SIGKILL at once.

@@ -1,8 +1,8 @@
 """Alarms to the microsecond on an event loop, from one timer of the kernel.
 
 uvloop's timers are whole milliseconds and ring up to half of one early; asyncio's ring up to one late. Both are too
-coarse for a latency of 50 ms that is to be exact to one, or for a bandwidth to be exact at all. Linux has timerfd, which
-the loop watches like a socket; elsewhere the loop's own timers take its place.
+coarse for a latency of 50 ms that is to be exact to one, or for a bandwidth to be exact at all. Linux has timerfd,
+which the loop watches like a socket; elsewhere the loop's own timers take its place.
 """
 
 from __future__ import annotations
@@ -153,18 +153,23 @@ class KernelTimer:
 
     def __init__(self, expired: Callable[[], None]) -> None:
         self._expired = expired
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._spec = _TimerSpec()
+        self._settime = libc.timerfd_settime
+        self._settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        self._spec_at = ctypes.addressof(self._spec)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._readable)
 
     def set(self, due_ns: int, *, every_ns: int = 0) -> None:
         """Expire at `due_ns` (at once, if that is past) instead of whatever was set before; then every `every_ns`."""
-        # A timer that is due at 0 would be off.
-        spec = _TimerSpec(_TimeSpec(*divmod(every_ns, SECOND)), _TimeSpec(*divmod(max(1, due_ns), SECOND)))
-        if self._libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(spec), None) < 0:
+        spec = self._spec
+        spec.every_s, spec.every_ns = divmod(every_ns, SECOND)
+        spec.due_s, spec.due_ns = divmod(max(1, due_ns), SECOND)  # one that is due at 0 would be off
+        if self._settime(self._fd, _ABSOLUTE, self._spec_at, None) < 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def close(self) -> None:
@@ -182,12 +187,15 @@ class KernelTimer:
         self._expired()
 
 
-class _TimeSpec(ctypes.Structure):
-    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
-
-
 class _TimerSpec(ctypes.Structure):
-    _fields_ = (("it_interval", _TimeSpec), ("it_value", _TimeSpec))
+    """struct itimerspec."""
+
+    _fields_ = (
+        ("every_s", ctypes.c_long),
+        ("every_ns", ctypes.c_long),
+        ("due_s", ctypes.c_long),
+        ("due_ns", ctypes.c_long),
+    )
 
 
 class _LoopTimer:

@@ -42,6 +42,7 @@ class DocumentAgent:
         self.asked: list[tuple[str, dict[str, str]]] = []  # path, fields
         self.requests: list[tuple[str, str, dict[str, str], dict[str, str], bytes]] = []
         self.frames: list[dict[str, Any]] = []
+        self.handshakes: list[dict[str, str]] = []
         self.held = asyncio.Event()  # while it is clear, "/hold" does not answer
         self.url = ""
         self.carrier = Endpoint("")
@@ -71,6 +72,7 @@ class DocumentAgent:
 
     async def media(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(max_msg_size=0)
+        self.handshakes.append({name.lower(): value for name, value in request.headers.items()})
         await ws.prepare(request)
         try:
             await self.talk(self, ws)

@@ -132,6 +132,14 @@ async def test_they_keep_the_contract_of_faults(number: int) -> None:
         (lambda c: faults.BurstLoss(c, 1.5), "makes no sense"),
         (lambda c: faults.BurstLoss(c, 0.5, frames=0), "one frame or more"),
         (lambda c: faults.LateWebhooks(c, -1), "makes no sense"),
+        (lambda c: faults.LateWebhooks(c, 0), "makes no sense"),
+        (lambda c: faults.LateWebhooks(c, 1, after_seconds=float("nan")), "has no duration"),
+        (lambda c: faults.Jitter(c, 0), "makes no sense"),
+        (lambda c: faults.FailingCommands(c, times=0), "makes no sense"),
+        (
+            lambda c: faults.BurstLoss(c, 0.1, towards="up"),  # type: ignore[arg-type]
+            "not 'up'",
+        ),
         (lambda c: faults.LateWebhooks(c, 1, seconds=0), "has no duration"),
         (lambda c: faults.Gaps(c, 500, every_ms=500), "leave nothing between them"),
         (

@@ -83,6 +83,8 @@ async def test_the_api_fails_once_and_does_it_when_asked_again() -> None:
         sid = agent.asked[0][1]["CallSid"]
         status, said = await agent.api_call(twilio, "POST", sid, Status="completed")
         assert (status, said["code"]) == (500, 20500)
+        status, _ = await agent.api_call(twilio, "POST", sid, Twiml="<Response><Pause/></Response>")
+        assert status == 500, "another command, which has not been tried before"
         status, said = await agent.api_call(twilio, "POST", sid, Status="completed")
         assert (status, said["status"]) == (200, "completed")
         assert "1 were sent again and then done" in (await proof.effect())[1]

@@ -55,6 +55,7 @@ async def test_speak_is_heard_and_told_in_order() -> None:
     assert [each["status"] for each in ended] == ["completed", "completed"]
     types = [e["data"]["event_type"] for e in agent.events if "speak" in e["data"]["event_type"]]
     assert types == ["call.speak.started", "call.speak.ended"] * 2
+    assert line.detail["carrier_said"] == ["One moment.", "Please hold"]
 
 
 async def test_speak_before_the_stream_is_heard_once_it_is_open() -> None:

@@ -69,6 +69,7 @@ async def test_what_stands_after_connect_is_done_when_the_agent_closes_the_socke
         assert (await next_of(line, HeardKind.ONSET)).at_ns > line.opened_ns
         assert await ended(line) == "hung up"
     assert any('says "Goodbye now."' in text for _, text in line.trail)
+    assert line.detail == {"carrier_said": ["Goodbye now."]}
 
 
 async def test_nothing_after_connect_is_a_hangup_by_the_agent() -> None:
@@ -117,6 +118,7 @@ async def test_a_sound_file_is_played_and_one_that_is_not_there_is_warned_of() -
         pressed = await next_of(line, HeardKind.DTMF)
         assert offset.at_ns - onset.at_ns == pytest.approx(300 * MS, abs=10 * MS)
         assert pressed.detail == "5"
+    assert line.detail.keys() == {"warnings"}, "it has said nothing"
     assert line.detail["warnings"] == [
         f"<Play>: {agent.url}/sounds/b.wav answered 404",
         "<Play>: busyhour fetches audio only from this machine: http://[::1/",

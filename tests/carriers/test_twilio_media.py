@@ -119,10 +119,22 @@ async def test_audio_with_another_streams_sid_is_not_heard() -> None:
     assert "streamSid is not the one of the start message" in str(line.detail["malformed_first"])
 
 
+async def test_binary_frames_are_warned_of_and_not_heard() -> None:
+    async def talk(agent: DocumentAgent, ws: web.WebSocketResponse) -> None:
+        await agent.hears(ws, "start")
+        for _ in range(3):
+            await ws.send_bytes(b"\x10" * 160)
+        await ws.close()
+
+    async with calling(DocumentAgent(talk), '<Connect><Stream url="{media}"/></Connect>') as line:
+        assert await ended(line) == "hung up"
+    assert line.detail["malformed_frames"] == 3
+    assert str(line.detail["malformed_first"]).startswith("warning 31950 (Stream - Protocol - Malformed Message): ")
+
+
 @pytest.mark.parametrize(
     ("frames", "words"),
     [
-        ([b"\xff" * 160], "a binary frame of 160 bytes; Twilio takes JSON in text frames"),
         (["x" * (1 << 21)], "a frame of 2097152 bytes"),
         ([{"event": "clear", "streamSid": "SID"}] * 4100, "more than 2000 frames in a second"),
         (["x"] * 4100, "more than 2000 frames in a second"),
@@ -131,7 +143,7 @@ async def test_audio_with_another_streams_sid_is_not_heard() -> None:
             "more than 30 s of audio",
         ),
     ],
-    ids=["binary", "oversized", "flood", "flood of nonsense", "too much audio"],
+    ids=["oversized", "flood", "flood of nonsense", "too much audio"],
 )
 async def test_what_no_carrier_would_bear_ends_the_call(frames: list[object], words: str) -> None:
     async def talk(agent: DocumentAgent, ws: web.WebSocketResponse) -> None:

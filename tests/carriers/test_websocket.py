@@ -417,3 +417,15 @@ def test_an_impossible_wire_is_one_sentence(settings: dict[str, Any], sentence: 
         Wire(**settings)
     assert sentence in str(refused.value)
     assert len(refused.value.problems) == 1
+
+
+async def test_an_agent_that_breaks_the_protocol_is_a_finding_and_no_line_on_the_terminal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def talk(ws: web.WebSocketResponse, told: list[Any]) -> None:
+        await ws.close(code=2999)
+
+    async with calling(talk) as (line, _):
+        assert (await next_of(line, HeardKind.ENDED)).detail.startswith("protocol error: websocket: ")
+    # What reaches no handler of ours, Python prints.
+    assert {record.name.rpartition(".")[0] for record in caplog.records} <= {"busyhour.media_socket"}

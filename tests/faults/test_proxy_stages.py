@@ -228,6 +228,7 @@ def test_slow_close_holds_the_end_and_nothing_else() -> None:
     broken = Bench("slow_close", {"delay": 500})
     broken.stage.end(reset=True)
     assert broken.after_ms(0) == ["RST"]
+    assert broken.toxic.effect.events == 0, "what was not held back has not been harmed"
 
 
 # ---------------------------------------------------------------- those that take

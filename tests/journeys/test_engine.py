@@ -187,6 +187,25 @@ def test_a_fault_is_proved_before_it_is_undone() -> None:
     assert log == ["injected", "undone"]
 
 
+def test_arrivals_begin_once_the_faults_are_in_force_and_not_in_a_burst_of_what_was_overdue() -> None:
+    @dataclass
+    class Slow(Harm):
+        """A fault that takes a while to be injected: a restart, memory that is filled."""
+
+        @asynccontextmanager
+        async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Harm]:
+            await clock.sleep_until(clock.now_ns() + 5 * SECOND)
+            async with super().injected(endpoints, clock):
+                yield self
+
+    clock = VirtualClock()
+    notes = executed(planned(clock, Phase("harmed", Constant(1, 3), Work(1), faults=[Slow([])])), clock)
+    in_force_ns = notes.mark("fault.began").at_ns
+    assert in_force_ns >= 5 * SECOND
+    assert [(o.due_ns - in_force_ns) // SECOND for o in notes.operations()] == [0, 1, 2]
+    assert all(o.began_ns == o.due_ns for o in notes.operations())
+
+
 def test_a_death_ends_the_run_within_two_seconds_and_is_written_down() -> None:
     clock = VirtualClock()
     plan = planned(clock, Phase("p", Constant(1, 1000), Work(seconds=50)))

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from deepgram.listen.v1.types.listen_v1error import ListenV1Error
     from deepgram.listen.v1.types.listen_v1metadata import ListenV1Metadata
     from deepgram.listen.v1.types.listen_v1results import ListenV1Results
-    from websockets.exceptions import ConnectionClosedError
+    from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant, Deepgram
@@ -258,6 +258,44 @@ async def test_an_error_ends_the_stream_when_the_caller_speaks() -> None:
         assert closed.value.rcvd.code == 1011
         assert (await stage.rows("stt_connection"))[0].outcome == "error"
         assert stage.twin.as_json()["served"] == {"error": 1}
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("error", 1011), ("reset", None)])
+async def test_fate_finds_those_who_speak_in_real_time(outcome: str, code: int | None) -> None:
+    """They are listened to together, in turns; one of three is not lucky, and the others do not notice."""
+    clock = SystemClock()
+    names = ("hours.sunday", "price.card", "hours.today")
+
+    async def call(stage: Stage, name: str) -> tuple[list[str], int | None]:
+        found: list[Any] = []
+        async with stage.connect() as socket:
+            octets = codec("PCMU").encode(utterance(name, 8000).samples)
+            due_ns = clock.now_ns()
+            try:
+                for at in range(0, len(octets), 160):
+                    await clock.sleep_until(due_ns + at * 125_000)
+                    await socket.send_media(octets[at : at + 160])
+                await socket.send_close_stream()
+                await collect(socket, found)
+            except ConnectionClosedError as closed:
+                return texts(found, final=True), closed.rcvd.code if closed.rcvd else None
+            except ConnectionClosedOK:
+                return texts(found, final=True), 1000
+        raise AssertionError("the twin did not close the stream")
+
+    async with playing(outcomes={outcome: 0.3}, seed=5) as stage:
+        ended = await asyncio.gather(*(call(stage, name) for name in names))
+        unlucky = [index for index, (_, how) in enumerate(ended) if how != 1000]
+        assert len(unlucky) == 1
+        assert ended[unlucky[0]] == ([], code)
+        for index, name in enumerate(names):
+            if index not in unlucky:
+                assert ended[index][0] == [plain(utterance(name).text)]
+        assert stage.twin.as_json()["served"] == {outcome: 1, "ok": 2}
+
+
+def plain(text: str) -> str:
+    return text.lower().strip("?")
 
 
 async def test_what_a_stream_cost_is_witnessed() -> None:

@@ -66,6 +66,7 @@ async def test_what_stands_after_connect_is_done_when_the_socket_is_closed() -> 
     async with calling(DocumentAgent(talk), CONNECT, "<Say>Goodbye.</Say>", carrier=TeXML()) as line:
         assert (await next_of(line, HeardKind.ONSET)).at_ns > line.opened_ns
         assert await ended(line) == "hung up"
+    assert line.detail == {"carrier_said": ["Goodbye."]}
 
 
 async def test_a_stream_without_rtp_mode_is_heard_by_nobody() -> None:

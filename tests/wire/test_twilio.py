@@ -92,6 +92,18 @@ async def test_the_validator_takes_what_is_signed_and_refuses_what_was_changed()
         assert not validator.validate(url, fields, signature.swapcase())
 
 
+@pytest.mark.parametrize(("how", "taken"), [("valid", True), ("missing", False), ("wrong", False), ("tampered", False)])
+async def test_the_media_socket_is_opened_with_a_signature_too(how: Any, taken: bool) -> None:
+    agent, twilio = DocumentAgent(), Twilio(signature=how)
+    documents(agent, connected())
+    async with serving(agent, twilio) as target, twilio.dial(target, SETUP):
+        await agent.shown("start")
+    (headers,) = agent.handshakes
+    validator = RequestValidator(twilio.auth_token)
+    assert validator.validate(agent.stream_url, {}, headers.get("x-twilio-signature", "")) is taken
+    assert ("x-twilio-signature" in headers) is (how != "missing")
+
+
 @pytest.mark.parametrize("how", ["missing", "wrong", "tampered"])
 async def test_the_validator_refuses_what_the_twin_signs_wrongly(how: Any) -> None:
     twilio = Twilio(signature=how, status_path="/status")

@@ -2,5 +2,18 @@
 
 from busyhour.carriers.telnyx import Telnyx, TelnyxStream, TeXML
 from busyhour.carriers.twilio import Twilio
+from busyhour.carriers.websocket import PlainWebSocket
+from busyhour.carriers.wire import Rule, Template, Wire, plivo, vonage
 
-__all__ = ["TeXML", "Telnyx", "TelnyxStream", "Twilio"]
+__all__ = [
+    "PlainWebSocket",
+    "Rule",
+    "TeXML",
+    "Telnyx",
+    "TelnyxStream",
+    "Template",
+    "Twilio",
+    "Wire",
+    "plivo",
+    "vonage",
+]

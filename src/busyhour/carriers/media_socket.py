@@ -26,8 +26,8 @@ CLEAN_CODES = (WSCloseCode.NO_INFO, WSCloseCode.OK, WSCloseCode.GOING_AWAY)
 SHOWN_CHARACTERS = 120
 
 # picows reports disconnects to a logger; without a handler Python would print them on the terminal of the run.
-_LOGGER = logging.getLogger("busyhour.media_socket")
-_LOGGER.addHandler(logging.NullHandler())
+LOGGER = logging.getLogger("busyhour.media_socket")
+LOGGER.addHandler(logging.NullHandler())
 
 
 class Refused(Exception):
@@ -90,6 +90,10 @@ class Dialect(Protocol):
     def not_json(self) -> Malformed: ...
 
     def not_base64(self) -> Malformed: ...
+
+    def not_text(self) -> Malformed | None:
+        """Of a binary frame; None: it ends the call."""
+        ...
 
     def complaint(self, problem: Malformed, shown: str) -> tuple[str, Mapping[str, Any]] | None:
         """The event, and its content, that tells the agent of a malformed frame; None if the carrier tells nothing."""
@@ -178,7 +182,7 @@ class MediaSocket(WSListener):
                 url,
                 ssl_context=context,
                 websocket_handshake_timeout=timeout_seconds,
-                logger_name=_LOGGER,
+                logger_name=LOGGER,
                 # One more than we allow: what is too long arrives and can be named, what is absurd never does.
                 max_frame_size=4 * self._bytes_max,
                 extra_headers=headers,
@@ -278,10 +282,18 @@ class MediaSocket(WSListener):
         elif kind == WSMsgType.TEXT and frame.fin:
             self._message(frame.get_payload_as_bytes(), at_ns)
         elif kind == WSMsgType.BINARY:
+            self._binary(frame)
+        else:
+            self._fragment(frame, at_ns)
+
+    def _binary(self, frame: WSFrame) -> None:
+        problem = self._dialect.not_text() if frame.fin else None
+        if problem is None:
             carrier = self._dialect.carrier
             self._broken(f"a binary frame of {frame.payload_size} bytes; {carrier} takes JSON in text frames")
         else:
-            self._fragment(frame, at_ns)
+            self.counts.received += 1
+            self._malformed(problem, frame.get_payload_as_bytes())
 
     def pause_writing(self) -> None:
         self._congested = True

@@ -22,10 +22,12 @@ from busyhour.model import MS, SECOND, Clock, Samples
 FILE_BYTES_MAX = 10_000_000
 FETCH_SECONDS = 5.0
 PIECE_SECONDS = 2
+RATES_HZ = (4_000, 192_000)  # of a file: beyond, what is resampled would be of any size
 AHEAD_NS = 200 * MS  # the next piece is queued before the last one has been played
 DIGIT_NS = 250 * MS
 PAUSES_NS = {"w": SECOND // 2, "W": SECOND}
 ENDLESS = sys.maxsize
+SAID_MAX = 50  # texts of the carrier's own voice that a call remembers
 
 
 class Unplayable(Exception):
@@ -70,9 +72,12 @@ class Player:
 
     async def play(self, samples: Samples, rate_hz: int, loops: int = 1) -> bool:
         """Play it all; whether somebody cut it short."""
+        played_ns = self._clock.now_ns()
         for _ in range(loops if len(samples) else 0):
             for at in range(0, len(samples), PIECE_SECONDS * rate_hz):
-                played_ns = self._stage.play(samples[at : at + PIECE_SECONDS * rate_hz])
+                piece = samples[at : at + PIECE_SECONDS * rate_hz]
+                # For a caller who is gone all has been played at once: then it takes the time that it lasts.
+                played_ns = max(self._stage.play(piece), played_ns + len(piece) * SECOND // rate_hz)
                 if await self._cut_before(played_ns - AHEAD_NS):
                     return True
         return await self._cut_before(self._clock.now_ns() + AHEAD_NS) if len(samples) else False
@@ -142,6 +147,8 @@ def _wav(octets: bytes, rate_hz: int) -> Samples:
         raise Unplayable(f"the audio is no WAV file that busyhour can read: {problem}") from None
     if width not in _SAMPLES:
         raise Unplayable(f"the WAV file has {8 * width} bits a sample; busyhour reads 8 and 16")
+    if not RATES_HZ[0] <= from_hz <= RATES_HZ[1]:
+        raise Unplayable(f"the WAV file has {from_hz} samples a second; busyhour reads {RATES_HZ[0]} to {RATES_HZ[1]}")
     whole = len(raw) // (width * channels) * width * channels
     samples = _SAMPLES[width](raw[:whole])
     mixed = samples.reshape(-1, channels).mean(axis=1).astype(np.int16) if channels > 1 else samples

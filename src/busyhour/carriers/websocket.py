@@ -21,9 +21,10 @@ from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTrans
 from busyhour.carriers.background import Background
 from busyhour.carriers.endings import End
 from busyhour.carriers.line import CallerLine
-from busyhour.carriers.media_socket import is_base64
+from busyhour.carriers.media_socket import LOGGER, is_base64
 from busyhour.carriers.places import drawn_uuid
 from busyhour.carriers.wire import PLAIN, Template, Wire
+from busyhour.disturbance import MEDIA, Kind
 from busyhour.errors import PlanError, ProtocolError, ServiceError
 from busyhour.media.codec import FRAMES_PER_SECOND
 from busyhour.media.leg import Leg
@@ -59,9 +60,14 @@ class PlainWebSocket:
     _background: Background | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
 
+    @property
+    def vices(self) -> frozenset[Kind]:
+        """What faults may do to it: no key is pressed where the wire has no message for one."""
+        return MEDIA if self.wire.digit is not None else MEDIA - {"dtmf.flood"}
+
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
-        studio = Studio()
+        studio = Studio(vices=self.vices)
         async with studio.turning(), Background(_SETTLE_SECONDS) as background:
             self._studio, self._background = studio, background
             try:
@@ -114,6 +120,7 @@ class _Call(WSListener):
         self._wire = wire
         self._chunk_bytes_max = QUEUED_NS_MAX // SECOND * FRAMES_PER_SECOND * wire.codec.frame_bytes
         self._clock = studio.clock
+        self._disturbance = studio.disturbance
         self._setup = setup
         self._audio = Template(wire.audio_out)
         self._names: dict[str, JSON | bytes] = {
@@ -152,7 +159,7 @@ class _Call(WSListener):
                 url,
                 ssl_context=context,
                 websocket_handshake_timeout=self._setup.answer_within_ns / SECOND,
-                logger_name="busyhour.media_socket",
+                logger_name=LOGGER,
                 max_frame_size=4 * FRAME_BYTES_MAX,
                 extra_headers=dict(headers),
                 max_redirects=0,
@@ -171,7 +178,7 @@ class _Call(WSListener):
         if self._wire.digit is None:
             raise CallFailed("no such message", "the wire has no message for a digit; give it one as `digit`")
         self._note(f"the caller presses {digit}")
-        self._say(self._wire.digit, digit=digit)
+        self._tell(self._wire.digit, digit=digit)
 
     def hang_up(self) -> None:
         self._finish(End(why="hung up", by="caller"))
@@ -217,6 +224,11 @@ class _Call(WSListener):
             return False
         self._skipped += self._congested  # the agent does not read: a telephone does not wait, and memory is finite
         return not self._congested
+
+    def _tell(self, template: JSON, **names: JSON) -> None:
+        """Say it, unless nothing flows. (What begins and ends a call belongs to the socket's opening and closing.)"""
+        if not self._disturbance.cut():
+            self._say(template, **names)
 
     def _say(self, template: JSON, **names: JSON) -> None:
         """Harmless on a closed socket."""
@@ -284,6 +296,8 @@ class _Call(WSListener):
         return self._frames_in_second > FRAMES_PER_SECOND_MAX
 
     def _message(self, kind: WSMsgType, payload: bytes, at_ns: int) -> None:
+        if self._disturbance.cut():
+            return
         if kind == WSMsgType.BINARY:
             self._binary(payload, at_ns)
             return
@@ -313,7 +327,7 @@ class _Call(WSListener):
             self._note("clear")
             for name in self.leg.clear(at_ns):
                 self._played(name)
-            self._say(wire.cleared)
+            self._tell(wire.cleared)
         elif wire.mark is not None and wire.mark.fits(message):
             self._mark(json.dumps(wire.mark.content(message)), at_ns)
         elif wire.digit_in is not None and wire.digit_in.fits(message):
@@ -351,7 +365,7 @@ class _Call(WSListener):
 
     def _played(self, name: str) -> None:
         self._note(f"mark {name} played")
-        self._say(self._wire.played, mark=json.loads(name))
+        self._tell(self._wire.played, mark=json.loads(name))
 
     def _which(self) -> str:
         return f"the agent's frame {self._received}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from busyhour.emulate.grammar import NOTHING, SHARE, latency, latency_text, share, share_text
+from busyhour.emulate.grammar import NOTHING, SHARE, SWITCH, exactly, latency, latency_text, share, share_text
 from busyhour.errors import PlanError
 from busyhour.model import JSON
 
-_SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _GENERAL = ("outcomes", "seed", "served")
 
 
@@ -77,16 +76,16 @@ def in_words(value: JSON) -> str:
         return latency_text(value)
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return exactly(value) if isinstance(value, int | float) else str(value)
 
 
 def _value(text: str, now: JSON, flag: str) -> JSON:
     if isinstance(now, Mapping):
         return latency(text, flag).as_json()
     if isinstance(now, bool):
-        if text.lower() not in _SWITCH:
+        if text.lower() not in SWITCH:
             raise PlanError(f"{flag} {text:.80}: it is a switch; write on or off")
-        return _SWITCH[text.lower()]
+        return SWITCH[text.lower()]
     try:
         return float(text)
     except ValueError:

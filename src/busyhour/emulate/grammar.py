@@ -22,6 +22,7 @@ from busyhour.model import JSON
 T = TypeVar("T")
 LATENCY = "350ms, lognormal:350ms,0.4 or empirical:FILE"
 SHARE = "2%:429, 0.02:http_429 or 1%:no_token"
+SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 NOTHING = "none"
 """What is written for "nothing fails"."""
 _LINES_AT_MOST = 1_000_000
@@ -66,23 +67,44 @@ def latency_text(form: Mapping[str, JSON]) -> str:
     """A latency's JSON form as it is written; a list of measured delays only in outline."""
     match form:
         case {"distribution": "constant", "ms": float() | int() as ms}:
-            return f"{ms:g}ms"
+            return time_exactly(ms)
         case {
             "distribution": "lognormal",
             "median_ms": float() | int() as median_ms,
             "sigma": float() | int() as sigma,
         }:
-            return f"lognormal:{median_ms:g}ms,{sigma:g}"
+            return f"lognormal:{time_exactly(median_ms)},{exactly(sigma)}"
         case {"distribution": "empirical", "ms": list() as delays} if delays:
             ordered = sorted(float(ms) for ms in delays if isinstance(ms, int | float))
             p50, p95 = (ordered[min(int(q * len(ordered)), len(ordered) - 1)] for q in (0.5, 0.95))
-            return f"empirical, {len(ordered)} delays: p50 {p50:.3g} ms, p95 {p95:.3g} ms"
+            return f"empirical, {len(ordered)} delays: p50 {time_about(p50)}, p95 {time_about(p95)}"
         case _:
             return str(form)[:_SHOWN]
 
 
 def share_text(outcome: str, value: float) -> str:
-    return f"{100 * value:g}%:{outcome.removeprefix('http_')}"
+    return f"{exactly(100 * value)}%:{outcome.removeprefix('http_')}"
+
+
+def time_exactly(ms: float) -> str:
+    """A time as a setting: "350ms", "1.5s"."""
+    return f"{exactly(ms)}ms" if ms < 1000 else f"{exactly(ms / 1000)}s"
+
+
+def time_about(ms: float) -> str:
+    """A measured time to three digits: "0.34 ms", "341 ms", "2.01 s"."""
+    value, unit = (ms, "ms") if ms < 1000 else (ms / 1000, "s")
+    decimals = 2 - math.floor(math.log10(value)) if value else 0
+    return f"{_stripped(f'{value:.{max(0, decimals)}f}')} {unit}"
+
+
+def exactly(value: float) -> str:
+    """A number to nine places, as people write it: never 1e+06."""
+    return _stripped(f"{value:.9f}")
+
+
+def _stripped(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _ms(text: str, flag: str) -> float:

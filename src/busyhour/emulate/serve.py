@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +15,8 @@ import yarl
 from busyhour import admin
 from busyhour.clock import SystemClock
 from busyhour.emulate import flags
+from busyhour.emulate.settings import offered
+from busyhour.emulate.settings import read as read_settings
 from busyhour.emulate.vendors import VENDORS, Emulator, Vendor, vendor
 from busyhour.emulators.behaviour import latency_from_json
 from busyhour.emulators.profile import read
@@ -22,7 +24,6 @@ from busyhour.errors import PlanError, ServiceError
 from busyhour.model import JSON, SECOND, Endpoint
 
 EXAMPLE = "busyhour emulate openai --port 8001 --first-token lognormal:350ms,0.4 --fail 2%:429"
-_NEVER_BY_SET = ("name", "port", "outcomes")
 _LOOK_SECONDS = 0.2
 
 
@@ -45,12 +46,14 @@ def emulate(argv: Sequence[str], out: TextIO) -> int:
     settings: dict[str, object] = {"name": chosen.name, "port": arguments.port}
     if arguments.profile is not None:
         settings |= _from_profile(chosen, Path(arguments.profile))
-    settings |= _set(chosen, arguments.set)
-    for name, value in flags.change(arguments, behaviour).items():
+    settings |= read_settings(chosen, arguments.set, behaviour)
+    change, upstream = flags.change(arguments, behaviour), str(settings.get("upstream", ""))
+    _check_latencies(upstream, arguments.profile, change, behaviour)
+    for name, value in change.items():
         settings[name] = (
             latency_from_json(value, name) if isinstance(behaviour[name], Mapping) and name != "outcomes" else value
         )
-    return asyncio.run(_serve(chosen, chosen.make(**settings), arguments.every, out))
+    return asyncio.run(_serve(chosen, chosen.make(**settings), upstream, arguments.every, out))
 
 
 def _parser(chosen: Vendor, default: Emulator, behaviour: Mapping[str, JSON]) -> argparse.ArgumentParser:
@@ -64,8 +67,7 @@ def _parser(chosen: Vendor, default: Emulator, behaviour: Mapping[str, JSON]) ->
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1 (default 0: any free one)")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="tell what it served (default 5)")
     parser.add_argument("--profile", metavar="FILE", help="behave as `busyhour learn` saw the vendor behave")
-    more = [name for name in chosen.settings() if name not in (*behaviour, *_NEVER_BY_SET)]
-    help_ = f"another setting of the twin's ({', '.join(more)}); may be repeated"
+    help_ = f"another setting of the twin's ({', '.join(offered(chosen, behaviour))}); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help_)
     flags.add(parser, behaviour, sorted(default._behaviour.possible))
     return parser
@@ -78,43 +80,39 @@ def _from_profile(chosen: Vendor, path: Path) -> dict[str, object]:
     return settings
 
 
-def _set(chosen: Vendor, texts: Sequence[str]) -> dict[str, object]:
-    known = [name for name in chosen.settings() if name not in _NEVER_BY_SET]
-    found: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in known:
-            raise PlanError(f"--set {text:.80}: write it as NAME=VALUE, with a name of {', '.join(known)}")
-        if "str" in str(chosen.settings()[name]).split("["):  # a text stays a text, were it a number or JSON
-            found[name] = value
-            continue
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            parsed = value
-        found[name] = latency_from_json(parsed, name) if "Latency" in str(chosen.settings()[name]) else parsed
-    return found
+def _check_latencies(upstream: str, profile: str | None, asked: Collection[str], behaviour: Mapping[str, JSON]) -> None:
+    """Raises PlanError for latencies beside an upstream: the real vendor has its own, and the twin adds none."""
+    timed = [flags.flag(name) for name in asked if isinstance(behaviour.get(name), Mapping) and name != "outcomes"]
+    if profile is not None:
+        timed.append("--profile")
+    if upstream and timed:
+        idle = " and ".join(timed)
+        raise PlanError(
+            f"{idle} beside --set upstream: the upstream takes its own time, and the twin adds none; "
+            "leave one of the two out"
+        )
 
 
-async def _serve(chosen: Vendor, twin: Emulator, every_seconds: float, out: TextIO) -> int:
+async def _serve(chosen: Vendor, twin: Emulator, upstream: str, every_seconds: float, out: TextIO) -> int:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, ended.set)
     async with twin.running({}) as endpoint:
-        origin = str(yarl.URL(endpoint.url).origin())
         told = await admin.behaviour(endpoint, twin.name)
-        out.writelines(f"{line}\n" for line in _banner(chosen, origin, endpoint.url, told))
+        out.writelines(f"{line}\n" for line in _banner(chosen, endpoint.url, upstream, told))
         out.flush()
         served = await _watch(twin, endpoint, every_seconds, ended, out)
     out.write(f"\n{chosen.name} has ended; it served {counted(served)}\n")
     return 0
 
 
-def _banner(chosen: Vendor, origin: str, url: str, behaviour: Mapping[str, JSON]) -> list[str]:
+def _banner(chosen: Vendor, url: str, upstream: str, behaviour: Mapping[str, JSON]) -> list[str]:
+    origin = str(yarl.URL(url).origin())
+    passes = f", passes requests on to {upstream}" if upstream else ""
     change = json.dumps({"outcomes": {"http_503": 1}})
     return [
-        f"{chosen.name} answers at {url} (Ctrl-C ends it) and behaves like this:",
+        f"{chosen.name} answers at {url} (Ctrl-C ends it){passes} and behaves like this:",
         *flags.shown(behaviour),
         "point your agent at it:",
         *(f"  {line}" for line in chosen.pointed_at(origin)),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from busyhour.emulators.gemini import Gemini
     from busyhour.emulators.openai import OpenAI
     from busyhour.emulators.pinecone import Pinecone
+    from busyhour.emulators.profile import learned
 
 __all__ = [
     "Anthropic",
@@ -28,6 +29,7 @@ __all__ = [
     "LogNormal",
     "OpenAI",
     "Pinecone",
+    "learned",
 ]
 
 _MODULES = {
@@ -38,11 +40,12 @@ _MODULES = {
     "Gemini": "gemini",
     "OpenAI": "openai",
     "Pinecone": "pinecone",
+    "learned": "profile",
 }
 
 
 def __getattr__(name: str) -> object:
-    # The vendors' modules are loaded when asked for (PEP 562): `python -m busyhour.emulators.openai` would otherwise
+    # These modules are loaded when asked for (PEP 562): `python -m busyhour.emulators.openai` would otherwise
     # find itself loaded before it begins, which Python warns of, and every twin would load the parts of all others.
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

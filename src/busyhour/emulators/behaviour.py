@@ -254,7 +254,7 @@ def _check_delay(value: object, what: str) -> None:
 
 def _delay(value: object, what: str) -> float:
     if not isinstance(value, int | float) or not _is_number(value) or not 0 <= value <= LONGEST_MS:
-        raise PlanError(f"{what} is {value!r}; it must be a number of ms from 0 to {LONGEST_MS:g}.")
+        raise PlanError(f"{what} is {value!r}; it must be a number of ms from 0 to {LONGEST_MS:.0f}.")
     return value
 
 

@@ -9,10 +9,11 @@ requests into text and a Sound, chunks into their messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from busyhour.model import MS, Operation, Samples
 CHUNK_MS = 100
 _PIECE_CHARACTERS = 300
 """Text without an end is spoken in stretches of this length, which bounds the audio made at once."""
-_KEPT_CHARACTERS = 500
-"""Of a text, in a witnessed row."""
+_KEPT_CHARACTERS = 4000
+"""Of a text, in a witnessed row: four minutes of speech. What is cut off is hidden from whoever judges what was said,
+and a text without its end is no whole sentence."""
 _SENTENCE = re.compile(r".*?[.!?\u2026]+[\"')\]]*(?:\s+|$)", re.DOTALL)
 
 Span = tuple[float, float]
+Message = TypeVar("Message")
 
 
 # ---------------------------------------------------------------- text
@@ -215,8 +218,18 @@ class Speech:
         self._characters += len(text)
         self._text = (self._text + text)[:_KEPT_CHARACTERS]
 
-    async def say(self, pieces: Sequence[str], *, arrived_ns: int, send: Callable[[Chunk], Awaitable[None]]) -> None:
-        """Make the audio of text that arrived then, behind what is being made, and send it chunk by chunk."""
+    async def say(
+        self,
+        pieces: Sequence[str],
+        *,
+        arrived_ns: int,
+        shape: Callable[[Chunk], Message],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Make the audio of text that arrived then, behind what is being made, and send it chunk by chunk.
+
+        A chunk is put into its `shape` before it is due, and sent when it is.
+        """
         for piece in pieces:
             audio = audio_of(piece, self.sound, pause=self._after_sentence)
             if not audio:
@@ -229,26 +242,29 @@ class Speech:
                     raise ConnectionAbortedError
                 continue
             stalls = self.fate.outcome == "stall"
-            await self._play(piece, audio[: len(audio) // 2] if stalls else audio, due_ns, send)
+            chunks = self._chunks(piece, audio[: len(audio) // 2] if stalls else audio)
+            self.made_until_ns = due_ns
+            for chunk in chunks:
+                message = shape(chunk)
+                await self._twin.clock.sleep_until(self.made_until_ns)
+                await send(message)
+                self._octets += len(chunk.octets)
+                self.first_audio_ns = self.first_audio_ns or self._twin.clock.now_ns()
+                self.made_until_ns += round(chunk.step_ms * MS)
             if stalls:
                 await hang()
 
-    async def _play(self, piece: str, audio: bytes, due_ns: int, send: Callable[[Chunk], Awaitable[None]]) -> None:
-        """Send the audio of a piece in chunks, the first one at `due_ns`."""
+    def _chunks(self, piece: str, audio: bytes) -> Iterator[Chunk]:
+        """The audio of a piece, in order."""
         pause_ms = PAUSE_MS if self._after_sentence else 0
         lasts_ms = self.sound.ms(len(audio))
         self._after_sentence = ends_sentence(piece)
         step_octets = self.sound.octets(CHUNK_MS)
         step_ms = CHUNK_MS / self._twin.behaviour.numbers["realtime_factor"]
         for at in range(0, len(audio), step_octets):
-            await self._twin.clock.sleep_until(due_ns)
             part = audio[at : at + step_octets]
-            await send(Chunk(piece, part, self.sound.ms(at), self._planned_ms, lasts_ms, pause_ms, step_ms))
-            self._octets += len(part)
-            self.first_audio_ns = self.first_audio_ns or self._twin.clock.now_ns()
-            due_ns += round(step_ms * MS)
+            yield Chunk(piece, part, self.sound.ms(at), self._planned_ms, lasts_ms, pause_ms, step_ms)
         self._planned_ms += lasts_ms
-        self.made_until_ns = due_ns
 
     def witness(self, outcome: str = "") -> None:
         """Tell the harness what came of it; to be called once, when it is over. `outcome`: if not its fate."""

@@ -8,6 +8,7 @@ loopback, prints one line, `READY <url>` or `FAILED <sentence>`, and serves unti
     GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
     PUT  /_twin/behaviour   change some of them; answers the new whole
     GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
+    GET  /_twin/witnessed?of=PID&received=N   the same, kept until the next question says that it has come
 
 The harness's side: `TwinProcess` starts and stops it; `busyhour.admin` speaks to it.
 """
@@ -15,7 +16,9 @@ The harness's side: `TwinProcess` starts and stops it; `busyhour.admin` speaks t
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
 import signal
 import socket
 import struct
@@ -60,6 +63,7 @@ class Twin:
         self._served: Counter[str] = Counter()
         self._rows: deque[Operation] = deque(maxlen=WITNESSED_AT_MOST)
         self._dropped = 0
+        self._gone = 0  # rows that are not kept any more, of all there were
 
     def draw(self, stream: str, among: Collection[str]) -> Fate:
         """The fate of the next request of a stream ("request", "connection"); only outcomes of `among` can befall it.
@@ -78,14 +82,29 @@ class Twin:
         """Keep it for the harness."""
         if len(self._rows) == WITNESSED_AT_MOST:
             self._dropped += 1
+            self._gone += 1
         self._rows.append(operation)
 
     def drain(self) -> tuple[list[Operation], int]:
         """What was witnessed since the last time, and how many rows found no place."""
         rows, dropped = list(self._rows), self._dropped
+        self._gone += len(rows)
         self._rows.clear()
         self._dropped = 0
         return rows, dropped
+
+    def since(self, received: int) -> tuple[int, list[Operation]]:
+        """What was witnessed after the first so many rows: how many of these there are no more, and the rows.
+
+        Unlike `drain` it loses nothing with an answer that does not arrive: what has come is forgotten with the next
+        question.
+        """
+        dropped = max(0, self._gone - received)
+        while self._rows and self._gone < received:
+            self._rows.popleft()
+            self._gone += 1
+        self._dropped = 0
+        return dropped, list(self._rows)
 
     def as_json(self) -> dict[str, JSON]:
         return {**self.behaviour.as_json(), "served": dict(self._served)}
@@ -120,8 +139,14 @@ class Twin:
         return web.json_response(self.as_json())
 
     async def _get_witnessed(self, request: web.Request) -> web.Response:
-        rows, dropped = self.drain()
-        return web.json_response({"operations": [asdict(row) for row in rows], "dropped": dropped})
+        received = request.query.get("received", "")
+        if not received.isdecimal():
+            rows, dropped = self.drain()
+            return web.json_response({"operations": [asdict(row) for row in rows], "dropped": dropped})
+        # A process that was started again has rows of its own, of which nobody has had any.
+        dropped, rows = self.since(int(received) if request.query.get("of") == str(os.getpid()) else 0)
+        told = {"of": os.getpid(), "received": self._gone + len(rows)}
+        return web.json_response({"operations": [asdict(row) for row in rows], "dropped": dropped, **told})
 
     async def _unknown(self, request: web.Request) -> web.Response:
         paths = f"GET {admin.ROOT}, GET and PUT {admin.ROOT}/behaviour, GET {admin.ROOT}/witnessed"
@@ -266,6 +291,8 @@ async def _serve(settings: Settings, behaviour: Behaviour, build: Build, path: s
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, ended.set)
         async with listening(app, settings.port) as bound:
+            gc.collect()
+            gc.freeze()  # what is there now stays: the collector need not look at it again while it serves
             _say(f"READY http://127.0.0.1:{bound}{path}")
             await ended.wait()
 
@@ -292,6 +319,8 @@ class TwinProcess:
         self.name = name
         self._module = module
         self._child: processes.Child | None = None
+        self._told = admin.Told()
+        self._asking = asyncio.Lock()
 
     @asynccontextmanager
     async def running(
@@ -299,6 +328,7 @@ class TwinProcess:
     ) -> AsyncIterator[Endpoint]:
         """Start the twin, yield where it answers, end it. Raises ServiceError with the reason it gave."""
         settings = {"name": self.name, "port": port, "behaviour": behaviour.as_json(), "more": dict(more or {})}
+        self._told, self._asking = admin.Told(), asyncio.Lock()
         url = ""
 
         async def ready(child: processes.Child) -> str:
@@ -309,19 +339,17 @@ class TwinProcess:
                 raise ServiceError(f"{self.name} did not start: {rest if said == 'FAILED' else line}")
             url = rest
             again = settings | {"port": urlsplit(url).port}  # started again it is found where it was
-            child.argv = [sys.executable, "-m", self._module, json.dumps(again)]
+            child.argv = self._argv(again, folder)
             return url
 
         with TemporaryDirectory(prefix="busyhour-") as folder:
-            argv = [
-                sys.executable,
-                "-m",
-                self._module,
-                _as_argument(json.dumps(settings), Path(folder, "settings.json")),
-            ]
-            async with processes.child(argv, name=self.name, ready=ready) as child:
+            async with processes.child(self._argv(settings, folder), name=self.name, ready=ready) as child:
                 self._child = child
                 yield Endpoint(url, (child.pid,), child)
+
+    def _argv(self, settings: Mapping[str, object], folder: str) -> list[str]:
+        argument = _as_argument(json.dumps(settings), Path(folder, "settings.json"))
+        return [sys.executable, "-m", self._module, argument]
 
     def obituary(self) -> str | None:
         """How it died, None while it lives or was never started."""
@@ -329,7 +357,8 @@ class TwinProcess:
 
     async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
         """The operations since the last call. Raises ServiceError when the twin does not answer."""
-        return await admin.witnessed(endpoint, self.name)
+        async with self._asking:  # two at once would be told the same
+            return await admin.witnessed(endpoint, self.name, self._told)
 
     async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Change some settings of the running twin; the new whole. Raises PlanError, ServiceError."""

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
-from typing import Literal, TypeAlias, TypedDict, Unpack, cast
+from typing import ClassVar, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from busyhour.disturbance import Direction, Disturbance, Kind, Vice
 from busyhour.errors import PlanError, ServiceError
-from busyhour.faults.claims import Claim
+from busyhour.faults.claims import Claim, without_vice
 from busyhour.faults.undoing import aimed_at, check_times, ended, in_force
 from busyhour.model import SECOND, Clock, Endpoint, Proof, Service
 
@@ -25,6 +25,7 @@ Towards: TypeAlias = Literal["to agent", "to caller", "both"]
 
 _TAPS_PER_SECOND_MAX = 50
 _KEYS = "0123456789*#ABCD"
+_BY_TIME: tuple[Kind, ...] = ("media.jitter", "media.gap", "webhook.late", "webhook.out_of_order")
 _MEDIA: tuple[Kind, ...] = ("media.jitter", "media.lost", "media.reordered", "media.gap", "media.half_open")
 
 
@@ -56,12 +57,17 @@ class Disturbed:
     def __post_init__(self) -> None:
         vice = self.vice
         numbers = (vice.ms, vice.every_ms, vice.frames, vice.times)
-        if not 0 < vice.share <= 1 or not all(0 <= number < inf for number in numbers):
+        nothing = vice.times < 1 or (vice.ms == 0 and vice.kind in _BY_TIME)
+        if nothing or not 0 < vice.share <= 1 or not all(0 <= number < inf for number in numbers):
             raise PlanError(
                 f"the fault {self.name!r} makes no sense: give it a share of more than 0 and at most 1, and durations "
-                "and numbers of 0 or more"
+                "and numbers of more than 0"
             )
         check_times(self.name, after_seconds=self.after_seconds, seconds=self.seconds)
+
+    @property
+    def kind(self) -> Kind:
+        return self.vice.kind
 
     @property
     def service(self) -> str:
@@ -78,21 +84,18 @@ class Disturbed:
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError for what is no carrier of ours, or one that has no such vice."""
-        trouble = _disturbance(self.name, self.service, endpoints, self.vice)
+        trouble = _disturbance(self.name, self.service, endpoints, self.kind)
         misconduct = _Misconduct(self, trouble)
         async with in_force(misconduct, clock, after_seconds=self.after_seconds, seconds=self.seconds):
             yield misconduct
 
 
-def _disturbance(fault: str, service: str, endpoints: Mapping[str, Endpoint], vice: Vice) -> Disturbance:
+def _disturbance(fault: str, service: str, endpoints: Mapping[str, Endpoint], kind: Kind) -> Disturbance:
     handle = aimed_at(fault, service, endpoints).handle
     if not isinstance(handle, Disturbance):
         raise PlanError(f"the fault {fault!r} needs a carrier's twin, and {service} is none that can be disturbed")
-    if vice.kind not in handle.can:
-        raise PlanError(
-            f"the fault {fault!r} needs {vice.kind.replace('.', ' ')}, which {service} does not have; it has "
-            f"{', '.join(sorted(kind.replace('.', ' ') for kind in handle.can))}"
-        )
+    if kind not in handle.can:
+        raise PlanError(f"the fault {fault!r} {without_vice(kind, service, handle.can)}")
     return handle
 
 
@@ -150,6 +153,7 @@ class DtmfFlood:
     seed: int = 0
     after_seconds: float = 0.0
     seconds: float | None = None
+    kind: ClassVar[Kind] = "dtmf.flood"
 
     def __post_init__(self) -> None:
         if not 0 < self.per_second <= _TAPS_PER_SECOND_MAX or not self.keys or set(self.keys) - set(_KEYS):
@@ -175,7 +179,7 @@ class DtmfFlood:
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError for what is no carrier of ours, or one whose lines have no keys."""
-        trouble = _disturbance(self.name, self.service, endpoints, Vice(kind="dtmf.flood"))
+        trouble = _disturbance(self.name, self.service, endpoints, self.kind)
         flood = _Flood(self, trouble, clock)
         async with in_force(flood, clock, after_seconds=self.after_seconds, seconds=self.seconds):
             yield flood
@@ -286,8 +290,14 @@ def BurstLoss(  # noqa: N802  (a noun in a plan)
     carrier: Service, share: float, *, frames: float = 5, towards: Towards = "to agent", **when: Unpack[When]
 ) -> Disturbed:
     """A share of the frames is lost, in bursts of so many on average (Gilbert's model)."""
-    if frames < 1:
+    if not 1 <= frames < inf:
         raise PlanError(f"a burst loses one frame or more on average, not {frames:g}")
+    if 0 < share < 1 and share > frames * (1 - share) * (1 + 1e-9):
+        # Between two bursts at least one frame arrives.
+        raise PlanError(
+            f"bursts of {frames:g} frames lose at most {frames / (frames + 1):.3g} of all, not {share:g}; "
+            "make them longer"
+        )
     vice = Vice(kind="media.lost", frames=frames, towards=_directions(towards))
     return _vice(carrier, f"media loss {towards}", vice, "frames lost", {**when, "share": share})
 
@@ -314,6 +324,8 @@ def HalfOpen(carrier: Service, **when: Unpack[When]) -> Disturbed:  # noqa: N802
 
 
 def _directions(towards: Towards) -> frozenset[Direction]:
+    if towards not in ("to agent", "to caller", "both"):
+        raise PlanError(f"media flow to agent, to caller or both, not {towards!r}")
     return frozenset(("to agent", "to caller")) if towards == "both" else frozenset((towards,))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf
 from typing import Protocol, runtime_checkable
 
+from busyhour.disturbance import Kind
 from busyhour.model import Fault, Plan, Service
+
+_NO_SERVICES = ("harness", "machine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +56,42 @@ class OnProcesses(Protocol):
     def acts_on_processes(self) -> bool: ...
 
 
+@runtime_checkable
+class Restarting(Protocol):
+    """A fault whose victim is started again afterwards."""
+
+    @property
+    def restarts(self) -> bool: ...
+
+
+@runtime_checkable
+class Disturbing(Protocol):
+    """A fault that is a vice of a carrier."""
+
+    @property
+    def carrier(self) -> Service: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+
+@runtime_checkable
+class Disturbable(Protocol):
+    """A carrier that says which vices it has."""
+
+    @property
+    def vices(self) -> Collection[Kind]: ...
+
+
 def contradictions(plan: Plan) -> list[str]:
     """What cannot be meant: a sentence for each fault without a victim, and for each two that contradict each other."""
-    services: Sequence[Service] = [*plan.services, plan.carrier, plan.target]
-    names = {service.name for service in services} | {"harness", "machine"}
-    without = {service.name for service in services if service is plan.carrier or not _has_processes(service)}
+    everyone: Sequence[Service] = [*plan.services, plan.carrier, plan.target]
+    services = {service.name: service for service in everyone}
     problems: list[str] = []
     for phase in plan.phases:
         for fault in phase.faults:
-            problems += _without_victim(phase.name, fault, names, without)
+            where = f"the fault {fault.name!r} in phase {phase.name!r}"
+            problems += [f"{where} {why}" for why in _misdirected(fault, services, plan.carrier)]
         for one, other in combinations(phase.faults, 2):
             problems += _contradicting(phase.name, one, other)
     return list(dict.fromkeys(problems))
@@ -80,18 +110,40 @@ def lacking(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _without_victim(phase: str, fault: Fault, names: set[str], without: set[str]) -> Iterator[str]:
-    if fault.service not in names:
-        known = ", ".join(sorted(names - {"harness", "machine"}))
+def without_vice(kind: Kind, service: str, vices: Collection[Kind]) -> str:
+    """What a fault of that kind lacks at a carrier with those vices, as a clause that follows the fault's name."""
+    has = ", ".join(sorted(_in_words(vice) for vice in vices)) or "none"
+    mend = "; give its wire a `digit`, the message for a key" if kind == "dtmf.flood" else ""
+    return f"needs {_in_words(kind)}, which {service} does not have; it has {has}{mend}"
+
+
+def _in_words(kind: Kind) -> str:
+    return kind.replace(".", " ")
+
+
+def _misdirected(fault: Fault, services: Mapping[str, Service], carrier: Service) -> Iterator[str]:
+    """Why it cannot be done to whom it is aimed at, as a clause."""
+    if fault.service in _NO_SERVICES:
+        return
+    victim = services.get(fault.service)
+    if victim is None:
+        yield f"harms {fault.service!r}, which is not in the plan (its services: {', '.join(sorted(services))})"
+    elif (
+        isinstance(fault, OnProcesses)
+        and fault.acts_on_processes
+        and (victim is carrier or _lacks(victim, "has_processes"))
+    ):
         yield (
-            f"the fault {fault.name!r} in phase {phase!r} harms {fault.service!r}, which is not in the plan "
-            f"(its services: {known})"
+            f"needs processes, and {fault.service} has none that busyhour starts: it runs inside the harness, or "
+            "elsewhere"
         )
-    elif isinstance(fault, OnProcesses) and fault.acts_on_processes and fault.service in without:
-        yield (
-            f"the fault {fault.name!r} in phase {phase!r} needs processes, and {fault.service} has none that busyhour "
-            "starts: it runs inside the harness, or elsewhere"
-        )
+    elif isinstance(fault, Restarting) and fault.restarts and _lacks(victim, "can_be_restarted"):
+        yield f"needs a service that busyhour can start again, and {fault.service} is none"
+    elif isinstance(fault, Disturbing):
+        if isinstance(victim, Disturbable) and fault.kind not in victim.vices:
+            yield without_vice(fault.kind, fault.service, victim.vices)
+        elif not isinstance(victim, Disturbable) and victim is not carrier:
+            yield f"needs a carrier's twin, and {fault.service} is none that can be disturbed"
 
 
 def _contradicting(phase: str, one: Fault, other: Fault) -> Iterator[str]:
@@ -111,6 +163,6 @@ def _contradicting(phase: str, one: Fault, other: Fault) -> Iterator[str]:
                 return
 
 
-def _has_processes(service: Service) -> bool:
+def _lacks(service: Service, ability: str) -> bool:
     """A service says so if it has none; of others we do not know before they run."""
-    return bool(getattr(service, "has_processes", True))
+    return not getattr(service, ability, True)

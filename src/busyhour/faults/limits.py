@@ -198,6 +198,7 @@ class _Ceiling:
         self._before: dict[Key, int] = {}
         self._ours: dict[Key, int] = {}
         self._limit: int | None = None  # the tightest
+        self._tightened = False  # of any process: else all is as it was
         self._most: int | None = None  # that any process used
         self._reached = False
         self._watch: asyncio.Task[None] | None = None
@@ -206,6 +207,9 @@ class _Ceiling:
         self._look()
         if self._limit is None:
             return False, f"no process of {self._service} has been limited"
+        if not self._tightened:
+            told = self._kind.told(self._limit)
+            return False, f"{self._service} was limited to {told} already: nothing was changed"
         told = f"{self._service} was limited to {self._kind.told(self._limit)} (read back from the kernel)"
         if self._reached:
             return True, f"{told}, and ran into it"
@@ -257,9 +261,13 @@ class _Ceiling:
         if before is None:
             return
         wanted = self._wanted(one.pid)
+        if before in self._ours.values():  # forked by a process that we have limited, it has inherited that
+            self._before[_key(one)], self._ours[_key(one)] = next(iter(self._before.values())), before
+            return
         if before == resource.RLIM_INFINITY or wanted < before:
             self._before[_key(one)], self._ours[_key(one)] = before, wanted
             self._set(one, wanted)
+            self._tightened = True
         else:  # it is limited more tightly than that already
             self._before[_key(one)], self._ours[_key(one)] = before, before
 

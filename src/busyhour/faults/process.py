@@ -44,6 +44,7 @@ class Kill:
     restart_after_seconds: float | None = field(default=None, kw_only=True)
     stays_dead: bool = field(default=False, kw_only=True)
     acts_on_processes = True
+    restarts = True
 
     def __post_init__(self) -> None:
         check_times(self.name, after_seconds=self.after_seconds, seconds=self.restart_after_seconds)
@@ -121,6 +122,7 @@ class Restart:
     victim: Service
     after_seconds: float = field(default=0.0, kw_only=True)
     acts_on_processes = True
+    restarts = True
 
     def __post_init__(self) -> None:
         check_times(self.name, after_seconds=self.after_seconds, seconds=None)
@@ -188,8 +190,8 @@ def restartable(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> 
 
 
 def claims_of_all(service: str, from_seconds: float, to_seconds: float) -> list[Claim]:
-    """Everything about its processes: while they are gone, nothing else can be done to them."""
-    what = ("processes", "open files", "memory", "file sizes")
+    """Everything about its processes: while they are gone, nothing else can be done to them, or told them."""
+    what = ("processes", "open files", "memory", "file sizes", "behaviour")
     return [Claim(of=f"the {one} of {service}", from_seconds=from_seconds, to_seconds=to_seconds) for one in what]
 
 
@@ -269,17 +271,19 @@ class _Frost:
 
     async def end(self) -> None:
         """Returns once none of those we stopped is shown as stopped; harmless when there are none."""
-        for look in range(_LOOKS):
+        if not self._ours:
+            return
+        for pid, one in self._ours.items():
+            if _same(proc.stat(pid), one):  # stopped or not: SIGCONT takes back a SIGSTOP that has yet to come
+                self._send(pid, signal.SIGCONT)
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_SECONDS)
             still = [now for pid, one in self._ours.items() if (now := proc.stat(pid)) and _same_and_stopped(now, one)]
             if not still:
                 self._ours.clear()
                 if self._stopped_ns is not None and self._lasted_ns is None:
                     self._lasted_ns = self._clock.now_ns() - self._stopped_ns
                 return
-            if look == 0:
-                for one in still:
-                    self._send(one.pid, signal.SIGCONT)
-            await asyncio.sleep(_LOOK_SECONDS)
         names = ", ".join(f"{one.name} (pid {one.pid})" for one in still)
         raise ServiceError(f"{self._service} could not be thawed: {names} still stopped 2 s after SIGCONT")
 

@@ -53,7 +53,12 @@ class Behave:
     def claims(self) -> Sequence[Claim]:
         share = sum(self.outcomes.values())
         outcomes = [Claim(of=f"the outcomes of {self.service}", share=share)] if self.outcomes else []
-        return [*outcomes, *(Claim(of=f"the {name} of {self.service}") for name in self.latencies)]
+        # Any number of them together, but none where the twin is killed: nobody is there to be told, or to count.
+        behaviour = Claim(of=f"the behaviour of {self.service}", share=0.001)
+        # The share of an outcome is set, not added to: of two faults the later would undo the earlier.
+        singly = [f"the {one} of {self.service}" for one in self.latencies]
+        singly += [f"the outcome {one} of {self.service}" for one in self.outcomes]
+        return [*outcomes, *(Claim(of=one) for one in singly), behaviour]
 
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:

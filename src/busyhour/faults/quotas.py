@@ -216,6 +216,7 @@ class OutOfMemory:
     after_seconds: float = field(default=0.0, kw_only=True)
     seconds: float | None = field(default=None, kw_only=True)
     acts_on_processes = True
+    restarts = True
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.headroom_megabytes < inf:
@@ -294,7 +295,8 @@ class _Shortage:
             self._killed = self._group.killed()
         await self._group.remove()
         with self._excuse:  # until then: the kernel may have killed it just now
-            if self._killed and not self._back:
+            down = self._killed or (self._processes and not self._handle.pids)  # it may have been killed just now
+            if down and not self._back:
                 await self._handle.end(asked=False)  # of a tree that lost some of its processes, the rest
                 await self._handle.start_again()
                 self._back = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from busyhour.errors import PlanError
@@ -68,8 +69,8 @@ def roots(endpoint: Endpoint) -> tuple[int, ...]:
 
 
 def check_times(fault: str, *, after_seconds: float, seconds: float | None) -> None:
-    """Raises PlanError for a fault that would end before it begins."""
-    if after_seconds < 0 or (seconds is not None and seconds <= 0):
+    """Raises PlanError for a fault that would end before it begins, and for times that are no numbers of seconds."""
+    if not 0 <= after_seconds < inf or (seconds is not None and not 0 < seconds < inf):
         raise PlanError(f"the fault {fault!r} has no duration: give it more than 0 s, after 0 s or more")
 
 

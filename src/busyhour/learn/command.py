@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from busyhour.clock import SystemClock, wall_time
+from busyhour.emulate.grammar import time_about
 from busyhour.emulate.serve import within
 from busyhour.emulate.vendors import Vendor, vendor
 from busyhour.errors import PlanError
@@ -97,9 +98,7 @@ async def _learn(task: _Task, out: TextIO) -> int:
     if not _write(task, lessons):
         out.write(f"\nnothing was learned: no request came that {task.vendor.name}'s profile is made of\n")
         return NOTHING_LEARNED
-    out.write(
-        f"\n{task.path}: {_seen(lessons)}\nreplay it: busyhour emulate {task.vendor.name} --profile {task.path}\n"
-    )
+    out.write(f"\n{task.path}: {seen(lessons)}\nreplay it: busyhour emulate {task.vendor.name} --profile {task.path}\n")
     return 0
 
 
@@ -118,7 +117,7 @@ async def _watch(task: _Task, lessons: Lessons, ended: asyncio.Event, out: TextI
             if lessons.finished > written:
                 written = lessons.finished
                 _write(task, lessons)
-                out.write(f"{(now_ns - began_ns) / SECOND:8.1f} s  {_seen(lessons)}\n")
+                out.write(f"{(now_ns - began_ns) / SECOND:8.1f} s  {seen(lessons)}\n")
                 out.flush()
 
 
@@ -129,12 +128,12 @@ def _write(task: _Task, lessons: Lessons) -> bool:
     return profile is not None
 
 
-def _seen(lessons: Lessons) -> str:
+def seen(lessons: Lessons) -> str:
     """ "30 seen: first_token p50 341 ms, p95 690 ms (n=30); 1 http_429"."""
     parts = []
     for name, values in sorted(lessons.delays.items()):
         ordered = sorted(values)
         p50, p95 = (ordered[min(int(q * len(ordered)), len(ordered) - 1)] for q in (0.5, 0.95))
-        parts.append(f"{name} p50 {p50:.3g} ms, p95 {p95:.3g} ms (n={len(ordered)})")
+        parts.append(f"{name} p50 {time_about(p50)}, p95 {time_about(p95)} (n={len(ordered)})")
     parts += [f"{count} {outcome}" for outcome, count in sorted(lessons.outcomes.items())]
     return f"{lessons.finished} seen: {'; '.join(parts) or 'nothing to time'}"

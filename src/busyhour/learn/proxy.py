@@ -1,8 +1,9 @@
 """The proxy: everything passes as it comes, both ways, and a student is told when.
 
-HTTP with any body, streams chunk by chunk, and WebSockets message by message. What is changed: the name of the host,
-headers that concern one connection only (RFC 9110, 7.6.1), codings that could not be read (`Accept-Encoding` is cut
-down to gzip and deflate), and extensions of WebSockets, which are not negotiated. Keys pass, and are kept nowhere.
+HTTP with any body, streams chunk by chunk, and WebSockets message by message. What is changed: headers that concern one
+connection only (see emulators/headers.py), a request's body that is compressed, which is passed on as what it says,
+codings that could not be read (`Accept-Encoding` is cut down to gzip and deflate), and extensions of WebSockets, which
+are not negotiated. Keys pass, and are kept nowhere.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aiohttp import WSMsgType, web
 from multidict import CIMultiDict
 
 from busyhour.clock import SystemClock
+from busyhour.emulators.headers import back, forth
 from busyhour.emulators.twin import BODY_BYTES_AT_MOST, Unreadable, body_of, listening, reset
 from busyhour.errors import PlanError, ServiceError
 from busyhour.learn.student import Conversation, End, Exchange, Student
@@ -30,18 +32,6 @@ _IDLE_SECONDS = 4.0
 """A connection to the vendor is not used again after so long: it might just be closing it, which would look like a
 reset. uvicorn keeps idle connections for 5 s, most others longer."""
 _MESSAGE_BYTES_AT_MOST = 16 * 1024 * 1024
-_OF_ONE_CONNECTION = {
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
-_OF_A_HANDSHAKE = "sec-websocket-"
 _CLOSED_IN_ORDER = 1000
 _BROKEN = (aiohttp.ClientError, ConnectionError, TimeoutError)
 _CLOCK = SystemClock()
@@ -207,7 +197,7 @@ class _Proxy:
         async with answer:
             exchange.sent(sending.sent_ns)
             exchange.answered(answer.status, answer.headers, _CLOCK.now_ns())
-            response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_back(answer.headers))
+            response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=back(answer.headers))
             return response, await _pour(request, answer.content, response, exchange)
 
     # ------------------------------------------------------------ WebSockets
@@ -220,8 +210,8 @@ class _Proxy:
             """The body of a refusal is gone once `ws_connect` has seen it: it is kept here."""
             if answer.status != 101:
                 body = await answer.read()
-                raise _Refused(web.Response(body=body, status=answer.status, headers=_back(answer.headers)))
-            opened.extend(_back(answer.headers))
+                raise _Refused(web.Response(body=body, status=answer.status, headers=back(answer.headers)))
+            opened.extend(back(answer.headers))
 
         async with _session(self._connector, raise_for_status=judge) as session:
             try:
@@ -338,27 +328,12 @@ async def _pump(source: _Socket, sink: _Socket, hear: Callable[[str | bytes, int
 
 
 def _to_vendor(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    passed = _passed(headers, {"host", "content-length", "expect"})
+    passed = forth(headers)
     codings = [part.strip() for part in passed.get("Accept-Encoding", "").split(",")]
     if "Accept-Encoding" in passed:
         readable = [part for part in codings if part.partition(";")[0] in ("gzip", "deflate", "identity")]
         passed["Accept-Encoding"] = ", ".join(readable) or "identity"
     return passed
-
-
-def _back(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    return _passed(headers, set())
-
-
-def _passed(headers: Mapping[str, str], without: set[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    left_out = _OF_ONE_CONNECTION | without | named
-    kept = [
-        (name, value)
-        for name, value in headers.items()
-        if name.lower() not in left_out and not name.lower().startswith(_OF_A_HANDSHAKE)
-    ]
-    return CIMultiDict(kept)
 
 
 def _protocols(headers: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from collections import OrderedDict
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import pybase64
 
 from busyhour.clock import SystemClock
-from busyhour.disturbance import Disturbance
+from busyhour.disturbance import MEDIA, Disturbance, Kind
 from busyhour.errors import ProtocolError
 from busyhour.media.codec import Codec, Octets, resample
 from busyhour.media.speech import WINDOWS_PER_SECOND, loud_windows
@@ -109,13 +110,16 @@ def decode_chunk(ear: Ear, codec: Codec, payload: bytes, at_ns: int) -> None:
 
 
 class Studio:
-    """One for each process that has lines; `async with studio.turning()` around all of them."""
+    """One for each process that has lines; `async with studio.turning()` around all of them.
 
-    def __init__(self, clock: Clock | None = None, wheel: Wheel | None = None) -> None:
+    vices: what faults may do to these lines, and to the carrier whose lines they are.
+    """
+
+    def __init__(self, clock: Clock | None = None, wheel: Wheel | None = None, vices: Collection[Kind] = MEDIA) -> None:
         self.clock = clock or SystemClock()
         self.wheel = wheel or Wheel(self.clock)
         self.wheel.between(self.decode, every=DECODE_EVERY_SLOTS)
-        self.disturbance = Disturbance()  # what faults do to these lines, and to the carrier whose lines they are
+        self.disturbance = Disturbance(vices)
         self.decoded_ns = 0  # every frame that was stamped before has been given to its ear
         self._batches: dict[Codec, Batch] = {}
         self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()

@@ -1,6 +1,6 @@
 """What a service says of itself: gauges and counters from its `/metrics`.
 
-The text format of Prometheus, which OpenMetrics keeps: lines of `name{label="value",...} number [timestamp]`
+The text format of Prometheus, and of OpenMetrics: lines of `name{label="value",...} number [timestamp] [# exemplar]`
 (https://prometheus.io/docs/instrumenting/exposition_formats/).
 """
 
@@ -17,7 +17,11 @@ import yarl
 from busyhour.errors import PlanError
 from busyhour.model import Endpoint, Service
 
-_LINE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\S+)?$")
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_LINE = re.compile(
+    r"([a-zA-Z_:][\w:]*)(?:\{((?:[^\"{}]|" + _QUOTED + r")*)\})?"  # name and labels
+    r"\s+(\S+)(?:\s+[^\s#]\S*)?(?:\s+#\s.*)?$"  # value, timestamp, and an exemplar, which has labels and a value too
+)
 _LABEL = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 _WITHIN_SECONDS = 2.0
 _BYTES_AT_MOST = 4 * 1024 * 1024

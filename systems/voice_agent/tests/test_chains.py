@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from voice_agent.draft import FILLER, Draft
+from voice_agent.llm.model import _events
 from voice_agent.speaking import PUTTING_THROUGH, TROUBLE
-from voice_agent.tts.speech import Speech
+from voice_agent.tts.speech import Speech, VoiceFailed
+from voice_agent.tts.voice import Voice
 
 _REPLY = ["We are open until six.", "Anything else?"]
 _QUICK = {"ATTEMPT_SECONDS": "0.5", "FIRST_TOKEN_SECONDS": "0.5"}
@@ -246,6 +249,26 @@ async def test_a_timing_of_parts_of_words_cuts_none() -> None:
     assert speech.split(50) == ("We are open.", "")
 
 
+async def test_a_connection_lost_between_two_messages_is_a_failure_of_the_voice() -> None:
+    voice: Any = Voice.__new__(Voice)
+    voice._socket, voice._tried, voice._stall_seconds = _Lost(voice), asyncio.Event(), 1.0
+    voice._tried.set()
+    with pytest.raises(VoiceFailed, match="lost"):
+        await voice._send([{"text": " "}, {"text": "We are open."}])
+
+
+class _Lost:
+    """A connection that goes away while the first message is being sent."""
+
+    def __init__(self, voice: Any) -> None:
+        self._voice = voice
+
+    async def send(self, text: str) -> None:
+        if self._voice._socket is None:
+            raise ConnectionResetError
+        self._voice._socket = None
+
+
 class _Nowhere:
     async def say(self, context: str, text: str, *, first: bool) -> None:
         return
@@ -275,6 +298,21 @@ async def _heard_again(worlds: Callable[..., Any], mode: str) -> None:
         assert len(world.deepgram_fallback.heard) >= 600 * 8  # the whole turn's sound
         assert await world.metric('voice_agent_failovers_total{from="deepgram",to="deepgram_fallback"}') == 1
         assert await world.metric('voice_agent_stt_seconds_total{provider="deepgram_fallback"}') >= 0.6
+
+
+# ---------------------------------------------------------------- streams
+
+
+async def test_nothing_but_a_newline_ends_a_line_of_a_stream() -> None:
+    text = '{"content": "One\u2028two\x85three\x0cfour"}'
+    body = f"event: x\r\ndata: {text}\r\n\r\n: a comment\ndata: {text}\n\ndata: [DONE]".encode()
+
+    async def chunks() -> Any:
+        for at in range(0, len(body), 7):
+            yield body[at : at + 7]
+
+    response = httpx.Response(200, content=chunks())
+    assert [event async for event in _events(response)] == [text, text, "[DONE]"]
 
 
 # ---------------------------------------------------------------- drafts

@@ -323,6 +323,33 @@ async def _a_caller_is_put_through_after_what_else_was_called(worlds: Callable[.
         await world.quiet()
 
 
+async def _a_call_that_is_complete_is_carried_out_though_the_stream_does_not_end(worlds: Callable[..., Any]) -> None:
+    async with worlds(**_ON, FIRST_TOKEN_SECONDS="0.3", BETWEEN_TOKENS_SECONDS="0.1") as world:
+        world.openai.hold, world.openai.hold_after = asyncio.Event(), 4  # all but the usage and the end
+        async with world.calling() as caller:
+            await caller.greeted()
+            _calls(world.openai, _BOOK, reply="You are booked.")
+            await _ask(caller)
+        world.openai.hold.set()
+        assert world.cartesia.said[-1] == "You are booked."
+        assert await world.metric(f'{_CALLS}{{tool="book_appointment",outcome="ok"}}') == 1
+        assert len(world.openai.requests) == 2
+
+
+async def _thanks_do_not_keep_a_caller_from_the_human(worlds: Callable[..., Any]) -> None:
+    async with worlds(TRANSFER_NUMBER="+15550123") as world, world.calling() as caller:
+        await caller.greeted()
+        world.openai.modes.append("tool")
+        await caller.say("A human please.")
+        await caller.next("media")  # of "One moment please, I am putting you through."
+        await caller.say("Thank you.")
+        assert (await world.telnyx.commanded("transfer"))["to"] == "+15550123"
+        await caller.hang_up()
+        await world.quiet()
+        assert len(world.openai.requests) == 1  # nobody answers a caller who has been put through
+        assert await world.metric('voice_agent_calls_total{outcome="transferred"}') == 1
+
+
 async def test_calls_of_tools(together: Callable[..., Any]) -> None:
     await together(
         _a_model_that_calls_for_ever_is_stopped,
@@ -335,4 +362,6 @@ async def test_calls_of_tools(together: Callable[..., Any]) -> None:
         _a_cough_does_not_leave_the_caller_without_an_answer,
         _an_appointment_outlives_its_call,
         _a_caller_is_put_through_after_what_else_was_called,
+        _a_call_that_is_complete_is_carried_out_though_the_stream_does_not_end,
+        _thanks_do_not_keep_a_caller_from_the_human,
     )

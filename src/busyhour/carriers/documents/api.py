@@ -58,7 +58,7 @@ class _Api:
     async def update(self, request: web.Request) -> web.StreamResponse:
         fields = await _fields(request, self._provider)
         call = self._call(request)
-        self._disturb(request)
+        self._disturb(request, "end" if fields.get("Status") else "redirect")
         self._check(fields)
         if fields.get("Status"):
             self._end(call, request)
@@ -78,9 +78,9 @@ class _Api:
             raise self._provider.not_found(request.path)
         return call
 
-    def _disturb(self, request: web.Request) -> None:
-        """Raises ApiRefusal when a fault wants it."""
-        trouble, name = self._exchange.studio.disturbance, request.match_info["sid"]
+    def _disturb(self, request: web.Request, command: str) -> None:
+        """Raises ApiRefusal when a fault wants it: of each command of a call for itself."""
+        trouble, name = self._exchange.studio.disturbance, f"{request.match_info['sid']}/{command}"
         if trouble.fails(name):
             raise self._provider.unexpected()
         if trouble.befalling("command.refused", name) is not None:

@@ -23,7 +23,7 @@ from busyhour.carriers.endings import End
 from busyhour.carriers.media_socket import Closed
 from busyhour.carriers.media_stream import Channel, MediaStream
 from busyhour.carriers.places import joined, reachable
-from busyhour.carriers.sounds import Player
+from busyhour.carriers.sounds import SAID_MAX, Player
 from busyhour.media.codec import codec
 from busyhour.media.leg import Leg
 from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup
@@ -65,9 +65,9 @@ class DocumentCall:
         self._stream_over: asyncio.Future[None] = loop.create_future()
         self._stream_callback = ("", "POST")
         self._trouble: CallFailed | None = None  # what became of the last stream, if nothing good
-        self._transferred = False
         self._callbacks = 0
         self._warnings: list[str] = []
+        self._said: deque[str] = deque(maxlen=SAID_MAX)
         self._errands = Errands(exchange.background)
         self._script = Script(self)
         self._scripting: asyncio.Task[None] | None = None
@@ -83,10 +83,15 @@ class DocumentCall:
         if len(self._warnings) < WARNINGS_MAX:
             self._warnings.append(text)
 
+    def say(self, text: str) -> None:
+        """The carrier's own voice is going to say it for the agent."""
+        self.note(f'says "{text[:60]}"')
+        self._said.append(text)
+
     def detail(self) -> dict[str, JSON]:
         """What a person should know of this call beside its outcome; empty if nothing."""
-        warned: dict[str, JSON] = {"warnings": list(self._warnings)} if self._warnings else {}
-        return self.media.detail() | warned
+        told: dict[str, JSON] = {"warnings": list(self._warnings), "carrier_said": list(self._said)}
+        return self.media.detail() | {name: texts for name, texts in told.items() if texts}
 
     @property
     def answered(self) -> bool:
@@ -254,7 +259,6 @@ class DocumentCall:
 
     def transferred(self, number: str) -> None:
         """The caller is with somebody else."""
-        self._transferred = True
         self.note(f"the caller is connected with {number}")
         if self._opened.done():
             self.leg.end(self.clock.now_ns(), "transferred")

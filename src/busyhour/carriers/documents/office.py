@@ -14,9 +14,12 @@ from busyhour.carriers.documents.courier import Courier, Sign
 from busyhour.carriers.documents.exchange import Exchange, Manners, Provider
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.serving import SETTLE_SECONDS, client, serving
-from busyhour.disturbance import COMMANDS
+from busyhour.disturbance import COMMANDS, MEDIA, Kind
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint
+
+VICES: frozenset[Kind] = MEDIA | COMMANDS | {"webhook.late", "webhook.signature"}
+"""What faults may do to such a carrier."""
 
 
 @asynccontextmanager
@@ -33,8 +36,7 @@ async def opened(
     api_suffix: str,
 ) -> AsyncIterator[tuple[Exchange, int]]:
     """The exchange, and the port of its API. Raises ServiceError when the port is taken."""
-    studio = Studio()
-    studio.disturbance.can |= COMMANDS | {"webhook.late", "webhook.signature"}
+    studio = Studio(vices=VICES)
     async with (
         studio.turning(),
         client(webhook_timeout_seconds) as session,

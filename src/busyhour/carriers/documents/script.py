@@ -126,6 +126,8 @@ class Script:
         self._call.expect(verb for verb in verbs if isinstance(verb, Stream))
         for verb in verbs:
             following = await self._perform(verb, base_url)
+            if self._call.end is not None:
+                return None  # nothing may be opened behind a <Hangup> or <Reject>: nobody would close it
             if following is not None:
                 return following
         return None
@@ -157,9 +159,9 @@ class Script:
 
     async def _say(self, verb: Say) -> None:
         call = self._call
-        call.note(f'says "{verb.text[:60]}"')
         rate_hz = call.sound_rate_hz()
         if verb.text:
+            call.say(verb.text)
             await call.player.play(await call.player.speech(verb.text, rate_hz), rate_hz, verb.loops)
 
     async def _play(self, verb: Play, base_url: str) -> None:

@@ -20,7 +20,7 @@ from busyhour.carriers.endings import End
 from busyhour.carriers.media_socket import Closed
 from busyhour.carriers.media_stream import Channel, MediaStream
 from busyhour.carriers.places import drawn_uuid, reachable
-from busyhour.carriers.sounds import Player, press_keys
+from busyhour.carriers.sounds import SAID_MAX, Player, press_keys
 from busyhour.carriers.telnyx import params
 from busyhour.carriers.telnyx.endings import REJECTED_WITH
 from busyhour.carriers.telnyx.exchange import Exchange, Ids
@@ -35,7 +35,6 @@ from busyhour.media.leg import Leg
 from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup
 
 TRAIL_MAX = 1000
-SAID_MAX = 50
 WEBHOOKS_PENDING_MAX = 500
 CLOSE_SECONDS = 1.0
 
@@ -296,7 +295,7 @@ class Call:
         self._require_answer("speak")
         speech = params.speech(body)
         self._sounds.add(speech)
-        self._said.append(speech.text)
+        self._said.append(" ".join(speech.text.split()))
 
     def start_playback(self, body: Mapping[str, Any]) -> None:
         self._require_answer("playback_start")

@@ -60,6 +60,9 @@ class TelnyxFrames:
     def not_base64(self) -> Malformed:
         return Malformed("invalid_media", "media.payload is not base64")
 
+    def not_text(self) -> None:
+        """Nothing says that Telnyx bears one."""
+
     def complaint(self, problem: Malformed, shown: str) -> tuple[str, Mapping[str, Any]]:
         code = ERROR_CODES[self.error_shape][problem.kind]
         content = {"code": code, "title": problem.kind, "detail": f"{problem.detail}: {shown}"}

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from aiohttp import web
 
 from busyhour.carriers.documents.call import DocumentCall
 from busyhour.carriers.documents.courier import Request
 from busyhour.carriers.documents.exchange import Exchange, Manners
-from busyhour.carriers.documents.office import dialled, opened
+from busyhour.carriers.documents.office import VICES, dialled, opened
 from busyhour.carriers.documents.verbs import BadDocument, Grammar
 from busyhour.carriers.documents.verbs import Stream as StreamVerb
 from busyhour.carriers.endings import TransferEnd
@@ -30,6 +30,7 @@ from busyhour.carriers.telnyx.exchange import Ids
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.stream import channel, codec_of
 from busyhour.carriers.telnyx.webhooks import Signature, Signer, utc_now
+from busyhour.disturbance import Kind
 from busyhour.media.codec import Codec
 from busyhour.model import CallSetup, Endpoint, Sample
 
@@ -210,6 +211,7 @@ class TeXML:
     account_sid: str = field(init=False)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    vices: ClassVar[frozenset[Kind]] = VICES
 
     def __post_init__(self) -> None:
         self._signer = Signer(self.seed)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import ClassVar
 
 from busyhour.carriers.background import Background
 from busyhour.carriers.endings import TransferEnd
@@ -19,7 +20,7 @@ from busyhour.carriers.telnyx.exchange import Exchange, Manners
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.params import Format, Stream
 from busyhour.carriers.telnyx.webhooks import Habits, Signature, Signer, Webhooks
-from busyhour.disturbance import COMMANDS, WEBHOOKS
+from busyhour.disturbance import COMMANDS, MEDIA, WEBHOOKS, Kind
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint, Sample
 
@@ -58,6 +59,7 @@ class Telnyx:
     public_key: str = field(init=False)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    vices: ClassVar[frozenset[Kind]] = MEDIA | COMMANDS | WEBHOOKS
 
     def __post_init__(self) -> None:
         self._signer = Signer(self.seed)
@@ -65,8 +67,7 @@ class Telnyx:
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
-        studio = Studio()
-        studio.disturbance.can |= WEBHOOKS | COMMANDS
+        studio = Studio(vices=self.vices)
         async with (
             studio.turning(),
             client(self.webhook_timeout_seconds) as session,
@@ -163,10 +164,11 @@ class TelnyxStream:
     custom_parameters: Mapping[str, str] = field(default_factory=dict)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    vices: ClassVar[frozenset[Kind]] = MEDIA
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
-        studio = Studio()
+        studio = Studio(vices=self.vices)
         async with studio.turning(), Background(SETTLE_SECONDS) as background:
             random = Random(f"telnyx account {self.seed}")
             manners = Manners(

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal, TypeAlias
@@ -113,7 +112,8 @@ class Webhooks:
         self._background = background
         self._clock = clock
         self._trouble = disturbance
-        self._overtaken: dict[object, list[asyncio.Event]] = {}  # by call: what waits until it is
+        self._posted = 0
+        self._held: dict[object, tuple[int, asyncio.Event]] = {}  # by call: what waits until a later one overtakes it
 
     @property
     def patience_seconds(self) -> float:
@@ -134,20 +134,24 @@ class Webhooks:
             self._trouble.count("webhook.signature")
             signature = forged.how  # type: ignore[assignment]  # the fault has checked it
         occurred_at = utc_now()
-        task = self._background.spawn(self._deliver(event, occurred_at, signature, late=late))
+        self._posted += 1
+        number = self._posted
+        task = self._background.spawn(self._deliver(event, number, occurred_at, signature, late=late))
         if duplicated:
             event.told(f"webhook {event.type} is delivered twice")
-            self._background.spawn(self._deliver(event, occurred_at, signature, late=late))
+            self._background.spawn(self._deliver(event, number, occurred_at, signature, late=late))
         return task
 
-    async def _deliver(self, event: Event, occurred_at: str, signature: Signature, *, late: bool) -> Delivery:
+    async def _deliver(
+        self, event: Event, number: int, occurred_at: str, signature: Signature, *, late: bool
+    ) -> Delivery:
         habits = self._habits
         waits = event.retries_ms
         if waits is None:
             waits = [habits.retry_ms << attempt for attempt in range(habits.retries)]
         if late:
             await self._sleep(habits.late_ms)
-        await self._held_back(event)
+        await self._held_back(event, number)
         delivery = Delivery("unanswered")
         for attempt in range(len(waits) + 1):
             if attempt:
@@ -158,25 +162,33 @@ class Webhooks:
             event.told(f"webhook {event.type} -> {delivery.detail} ({took_ms:.0f} ms, attempt {attempt + 1})")
             if delivery.outcome == "delivered":
                 break
-        for waiting in self._overtaken.pop(event.payload.get("call_control_id"), ()):
-            waiting.set()
+        held = self._held.get(event.payload.get("call_control_id"))
+        if held is not None and held[0] < number and delivery.outcome != "unanswered":
+            held[1].set()
         return delivery
 
-    async def _held_back(self, event: Event) -> None:
+    async def _held_back(self, event: Event, number: int) -> None:
         """By a fault: for a time, or until the next webhook of the same call was delivered."""
         trouble = self._trouble
         if (late := trouble.befalling("webhook.late", event.id)) is not None:
             event.told(f"webhook {event.type} is {late.ms:g} ms late")
             await self._sleep(late.ms)
             trouble.count("webhook.late")
-        if (mixed := trouble.befalling("webhook.out_of_order", event.id)) is not None:
-            overtaken = asyncio.Event()
-            self._overtaken.setdefault(event.payload.get("call_control_id"), []).append(overtaken)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(mixed.ms / 1000):
-                    await overtaken.wait()
-                event.told(f"webhook {event.type} was overtaken")
-                trouble.count("webhook.out_of_order")
+        call = event.payload.get("call_control_id")
+        mixed = trouble.befalling("webhook.out_of_order", event.id)
+        if mixed is None or call in self._held:  # while one of the call's is held, the next must pass it
+            return
+        overtaken = asyncio.Event()
+        self._held[call] = number, overtaken
+        try:
+            async with asyncio.timeout(mixed.ms / 1000):
+                await overtaken.wait()
+        except TimeoutError:
+            return
+        finally:
+            del self._held[call]
+        event.told(f"webhook {event.type} was overtaken")
+        trouble.count("webhook.out_of_order")
 
     async def _attempt(self, event: Event, occurred_at: str, signature: Signature, attempt: int) -> Delivery:
         data = {
@@ -201,7 +213,8 @@ class Webhooks:
         await self._sleep(after_ms)
         delivery = await self._post(event.url, body, headers)
         event.told(f"webhook {event.type} replayed -> {delivery.detail}")
-        self._trouble.count("webhook.replayed")
+        if delivery.outcome != "unanswered":  # an agent that is gone was not disturbed
+            self._trouble.count("webhook.replayed")
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Delivery:
         try:

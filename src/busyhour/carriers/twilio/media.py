@@ -1,7 +1,7 @@
 """The frames of Twilio's media streams.
 
 They are those of twilio.com/docs/voice/media-streams/websocket-messages; what Twilio does with others, of its errors
-31951 and 31924.
+31950, 31951 and 31924.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from busyhour.carriers.media_socket import Clear, Malformed, Mark, Meaning, Medi
 
 NAME_CHARACTERS_MAX = 1000
 INVALID = "warning 31951 (Stream - Protocol - Invalid Message)"
+UNDECODED = "warning 31950 (Stream - Protocol - Malformed Message)"
 HEAD = b'{"event":"media","sequenceNumber":"%d","media":{"track":"inbound","chunk":"%d","timestamp":"%d","payload":"'
 
 
@@ -52,6 +53,9 @@ class TwilioFrames:
 
     def not_base64(self) -> Malformed:
         return _invalid("media.payload is not base64")
+
+    def not_text(self) -> Malformed:
+        return Malformed("31950", f"{UNDECODED}: a binary frame")
 
     def complaint(self, _problem: Malformed, _shown: str) -> None:
         """Twilio's warning is in its console: the agent is told nothing."""

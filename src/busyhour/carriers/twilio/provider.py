@@ -1,6 +1,7 @@
 """Twilio's own words: the fields of its requests, its streams, its errors, its API's resources and refusals.
 
-Fields: twilio.com/docs/voice/twiml#request-parameters. Errors: twilio.com/docs/api/errors.
+Fields: twilio.com/docs/voice/twiml#request-parameters. Errors: twilio.com/docs/api/errors. That the request for a media
+stream is signed too: twilio.com/docs/global-infrastructure/firewall-configurations/media-streams-configuration.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from aiohttp import web
 
 from busyhour.carriers.documents.call import DocumentCall
+from busyhour.carriers.documents.courier import Request, Sign
 from busyhour.carriers.documents.verbs import BadDocument, Grammar, Stream
 from busyhour.carriers.media_stream import Channel, Message
 from busyhour.carriers.serving import ApiRefusal
@@ -62,10 +64,11 @@ def sid(kind: str, random: Random) -> str:
 
 @dataclass(frozen=True, eq=False)
 class TwilioProvider:
-    """A `Provider`, for one account."""
+    """A `Provider`, for one account. sign: its requests, those for a WebSocket too."""
 
     account_sid: str
     auth_token: str
+    sign: Sign
     grammar: Grammar = TWIML
     document_parameter: str = "Twiml"
 
@@ -122,7 +125,13 @@ class TwilioProvider:
             deaf="" if verb.two_way else one_way,
             track=verb.track,
             name=verb.name or stream_sid,
+            headers=self._handshake(call, url),
         )
+
+    def _handshake(self, call: DocumentCall, url: str) -> Mapping[str, str]:
+        """By which an agent knows that it is Twilio who opens the socket, as by those of webhooks."""
+        signed = self.sign(Request("GET", url, {}, b""), call.random, "") or {}
+        return {name: value for name, value in signed.items() if name == "x-twilio-signature"}
 
     def key(self, digit: str) -> Mapping[str, Any]:
         return {"dtmf": {"track": "inbound_track", "digit": digit}}

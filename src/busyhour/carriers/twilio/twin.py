@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import ClassVar
 
 from busyhour.carriers.documents.exchange import Exchange, Manners
-from busyhour.carriers.documents.office import dialled, opened
+from busyhour.carriers.documents.office import VICES, dialled, opened
 from busyhour.carriers.endings import TransferEnd
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.serving import not_running
 from busyhour.carriers.twilio.provider import API_VERSION, TwilioProvider, sid
 from busyhour.carriers.twilio.signing import Signature, Signer
+from busyhour.disturbance import Kind
 from busyhour.model import CallSetup, Endpoint, Sample
 
 
@@ -47,6 +49,7 @@ class Twilio:
     jitter_buffer_ms: int = 0
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    vices: ClassVar[frozenset[Kind]] = VICES
 
     def __post_init__(self) -> None:
         random = Random(f"twilio account {self.seed}")
@@ -56,10 +59,11 @@ class Twilio:
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
+        sign = Signer(self.auth_token, self.signature, self.signature_share).headers
         async with opened(
-            provider=TwilioProvider(self.account_sid, self.auth_token),
+            provider=TwilioProvider(self.account_sid, self.auth_token, sign),
             manners=self._manners(),
-            sign=Signer(self.auth_token, self.signature, self.signature_share).headers,
+            sign=sign,
             webhook_timeout_seconds=self.webhook_timeout_seconds,
             webhook_retries=self.webhook_retries,
             port=self.port,

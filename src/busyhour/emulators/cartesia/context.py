@@ -117,16 +117,21 @@ class Context:
             return None
 
     async def _say(self, pieces: Sequence[str], arrived_ns: int) -> None:
-        await self.speech.say(pieces, arrived_ns=arrived_ns, send=self._send_chunk)
+        await self.speech.say(pieces, arrived_ns=arrived_ns, shape=self._events, send=self._send_all)
 
-    async def _send_chunk(self, chunk: Chunk) -> None:
+    def _events(self, chunk: Chunk) -> list[Event]:
         flush_id = self._flushes + 1
-        if chunk.at_ms == 0 and self._timestamps:
-            began_ms = chunk.piece_began_ms + chunk.pause_ms
-            words = word_timestamps(chunk.piece, began_ms=began_ms, lasts_ms=chunk.piece_ms - chunk.pause_ms)
-            await self._send(event("timestamps", self._id, word_timestamps=words, flush_id=flush_id))
         data = b64encode(chunk.octets).decode()
-        await self._send(event("chunk", self._id, data=data, step_time=round(chunk.step_ms, 3), flush_id=flush_id))
+        sound = event("chunk", self._id, data=data, step_time=round(chunk.step_ms, 3), flush_id=flush_id)
+        if chunk.at_ms > 0 or not self._timestamps:
+            return [sound]
+        began_ms = chunk.piece_began_ms + chunk.pause_ms
+        words = word_timestamps(chunk.piece, began_ms=began_ms, lasts_ms=chunk.piece_ms - chunk.pause_ms)
+        return [event("timestamps", self._id, word_timestamps=words, flush_id=flush_id), sound]
+
+    async def _send_all(self, events: list[Event]) -> None:
+        for one in events:
+            await self._send(one)
 
 
 def event(kind: str, context_id: str, **more: JSON) -> dict[str, JSON]:

@@ -39,7 +39,8 @@ class Deepgram:
     """A twin of the Deepgram API as a Service, at http://127.0.0.1:PORT (clients swap the scheme to ws).
 
     final: from the end of an utterance (its pause heard, or Finalize) to its final result; interim: from the sound of
-    a word to the interim result with it; late: what late_final adds. idle_seconds: without a message for so long the
+    a word to the interim result with it, both at least 80 ms where a sound decides: it is heard in pieces of that
+    length; late: what late_final adds. idle_seconds: without a message for so long the
     twin closes the stream (NET-0001). outcomes: shares, by name (see OUTCOMES). utterances: what it knows; None is all
     that are shipped. api_key: the one that is accepted, "" for any. Raises PlanError for impossible settings.
     """

@@ -17,6 +17,7 @@ from busyhour.emulators.deepgram.flux_request import flux_options
 from busyhour.emulators.deepgram.knowledge import read
 from busyhour.emulators.deepgram.messages import Hearing
 from busyhour.emulators.deepgram.request import REFUSALS, Refused, key, options, unauthorized
+from busyhour.emulators.deepgram.room import Room
 from busyhour.emulators.deepgram.stream import Stream
 from busyhour.emulators.deepgram.turns import Turns
 from busyhour.emulators.listening import Vocabulary
@@ -56,6 +57,7 @@ class _Api:
         self._twin = twin
         self._vocabulary = vocabulary
         self._api_key = api_key
+        self._room = Room()
 
     def listening(
         self, hearing: Callable[[MultiMapping[str], str], Hearing]
@@ -82,7 +84,7 @@ class _Api:
                 return _refusal(refusal, request_id)
             socket.headers["dg-request-id"] = request_id
             await socket.prepare(request)
-            await Connection(self._twin, request, socket, stream, request_id).serve()
+            await Connection(self._twin, request, socket, stream=stream, request_id=request_id, room=self._room).serve()
             return socket
 
         return listen

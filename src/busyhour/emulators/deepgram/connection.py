@@ -15,8 +15,9 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from busyhour.emulators.behaviour import HTTP_OUTCOMES, OK, Fate
 from busyhour.emulators.deepgram import OUTCOMES
-from busyhour.emulators.deepgram.messages import Ending, Fatal, Hearing, Said
-from busyhour.emulators.listening import Transcript
+from busyhour.emulators.deepgram.messages import Ending, Fatal, Hearing, Piece, Said
+from busyhour.emulators.deepgram.room import Room
+from busyhour.emulators.listening import Event, Transcript
 from busyhour.emulators.twin import Twin, reset
 from busyhour.model import JSON, SECOND, Operation
 
@@ -62,21 +63,32 @@ class Connection:
     """One stream: what comes is heard at once, what is said leaves at its time, in order."""
 
     def __init__(
-        self, twin: Twin, request: web.Request, socket: web.WebSocketResponse, stream: Hearing, request_id: str
+        self,
+        twin: Twin,
+        request: web.Request,
+        socket: web.WebSocketResponse,
+        *,
+        stream: Hearing,
+        request_id: str,
+        room: Room,
     ) -> None:
         self._twin = twin
+        self._room = room
         self._request = request
         self._socket = socket
         self._stream = stream
         self._id = request_id
-        self._began_ns = twin.clock.now_ns()
+        self._now = twin.clock.now_ns
+        self._began_ns = self._now()
         self._heard_ns = self._began_ns  # when the client last gave a sign of life
+        self._asked_ns = self._began_ns  # when it last said anything but audio
         self._arrivals: deque[tuple[int, int]] = deque(maxlen=_ARRIVALS_KEPT)  # samples so far, when
         self._outgoing: asyncio.Queue[_Outgoing | None] = asyncio.Queue()
         self._last_due_ns = 0
         self._spoken: dict[int, _Utterance] = {}  # by channel
         self._sending: _Outgoing | None = None
         self._mute = False
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finals = 0
         self._told_samples = 0  # of the audio, in rows of finals
 
@@ -124,14 +136,21 @@ class Connection:
         reading = asyncio.create_task(self._read())
         idle = asyncio.create_task(self._until_idle())
         try:
-            await asyncio.wait({reading, idle}, return_when=asyncio.FIRST_COMPLETED)
+            with self._room.entered(self):
+                await asyncio.wait({reading, idle, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            if self._broken.done():
+                self._broken.result()
             if reading.done():
                 reading.result()
             return reading.done()
         finally:
-            reading.cancel()
-            idle.cancel()
+            for end in (reading, idle, self._broken):
+                end.cancel()
             await asyncio.wait({reading, idle})
+            # One of them has been told above; what ended the others as well is not told, and not warned of.
+            for end in (reading, idle, self._broken):
+                if not end.cancelled():
+                    end.exception()
 
     async def _until_idle(self) -> None:
         while (until_ns := self._idle_at_ns()) > self._now():
@@ -153,8 +172,10 @@ class Connection:
                     await self._hear_long(message.data)
             elif message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
                 raise _Gone(_closing(message))
-            elif message.type is WSMsgType.BINARY or not self._heed(message.data):
-                return
+            else:
+                self._asked_ns = self._now()
+                if message.type is WSMsgType.BINARY or not self._heed(message.data):
+                    return
 
     async def _hear_long(self, octets: bytes) -> None:
         for at in range(0, len(octets), _PIECE_BYTES):
@@ -163,15 +184,27 @@ class Connection:
 
     def _hear(self, octets: bytes) -> None:
         self._heard_ns = self._now()
-        said = self._stream.feed(octets)
+        pieces = self._stream.take(octets)
         self._arrivals.append((self._stream.received, self._heard_ns))
-        if said:
-            self._say(said)
+        if pieces > 1:
+            self._say(self._stream.listen())
+        elif pieces:
+            self._room.await_turn(self)
+
+    def piece(self) -> list[Piece]:
+        return self._stream.piece()
+
+    def heard(self, events: Sequence[Sequence[Event]]) -> None:
+        self._say(self._stream.heard(events))
+
+    def fail(self, problem: BaseException) -> None:
+        if not self._broken.done():
+            self._broken.set_exception(problem)
 
     def _heed(self, text: str) -> bool:
         """Do what a text message asks; False if that is to close."""
         if self._stream.received:
-            self._heard_ns = self._now()  # KeepAlive alone keeps no stream open (documented)
+            self._heard_ns = self._asked_ns  # KeepAlive alone keeps no stream open (documented)
         said = self._stream.heed(text)
         self._say(said or [])
         return said is not None
@@ -182,7 +215,7 @@ class Connection:
         for one in said:
             if one.began:
                 self._meet_fate(one.channel)
-            at_ns = self._now() if one.at is None else self._arrived_ns(one.at)
+            at_ns = self._asked_ns if one.at is None else self._arrived_ns(one.at)
             if one.final and one.transcript is not None:
                 self._say_final(one, one.transcript, at_ns)
             elif one.prompt and one.channel in self._spoken:
@@ -323,9 +356,6 @@ class Connection:
                 },
             )
         )
-
-    def _now(self) -> int:
-        return self._twin.clock.now_ns()
 
 
 def _closing(message: WSMessage) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-import numpy as np
-
-from busyhour.emulators.listening import Transcript
+from busyhour.emulators.listening import Event, Listener, Transcript
 from busyhour.media.codec import codec
 from busyhour.model import JSON, Samples
 
 HEARD_MS = 80
-"""Audio is listened to in pieces of this length; what it brings to light is dated by the samples that decided it."""
+"""Audio is listened to in pieces of this length, as the vendor says it does; what a piece brings to light is dated by
+the samples that decided it."""
+
+Piece: TypeAlias = tuple[Listener, Samples]
 
 ENCODINGS = ("linear16", "mulaw", "alaw")
 """Those the twin decodes; the vendor knows also linear32, flac, amr-nb, amr-wb, opus, ogg-opus, speex, g729."""
@@ -78,8 +79,21 @@ class Hearing(Protocol):
         """What is said before anything is heard."""
         ...
 
-    def feed(self, octets: bytes) -> list[Said]:
-        """Take octets of the encoding, cut anywhere."""
+    def take(self, octets: bytes) -> int:
+        """Take octets of the encoding, cut anywhere; how many pieces of HEARD_MS wait to be listened to."""
+        ...
+
+    def piece(self) -> list[Piece]:
+        """The next of the pieces that wait, for each listener; empty if there is none. What is heard in them has to be
+        told by `heard`, before anything else is asked of the stream."""
+        ...
+
+    def heard(self, events: Sequence[Sequence[Event]]) -> list[Said]:
+        """What comes of the events of each listener."""
+        ...
+
+    def listen(self) -> list[Said]:
+        """Listen to all the pieces that wait, at once."""
         ...
 
     def heed(self, text: str) -> list[Said] | None:
@@ -110,13 +124,15 @@ class Hearing(Protocol):
 
 
 class Ear:
-    """Octets in, samples out: samples x channels, in pieces of at least HEARD_MS."""
+    """Octets in, samples out: samples x channels, in pieces of HEARD_MS however the octets were cut."""
 
     def __init__(self, encoding: str, rate_hz: int, channels: int = 1) -> None:
-        self._encoding = encoding
+        # G.711 maps octet to sample whatever the rate is; so does linear PCM.
+        self._codec = codec({"mulaw": "PCMU", "alaw": "PCMA"}.get(encoding, "L16"), little_endian=True)
         self._channels = channels
         self._width = (2 if encoding == "linear16" else 1) * channels
-        self._piece = rate_hz * HEARD_MS // 1000 * self._width
+        self.piece_samples = rate_hz * HEARD_MS // 1000
+        self._piece = self.piece_samples * self._width
         self._received = 0  # octets
         self._octets = bytearray()
 
@@ -125,19 +141,23 @@ class Ear:
         """Of each channel, that came."""
         return self._received // self._width
 
-    def hear(self, octets: bytes) -> Samples | None:
-        """All samples that came, once there are enough of them."""
+    def take(self, octets: bytes) -> int:
+        """How many pieces there are now."""
         self._octets += octets
         self._received += len(octets)
-        return self.rest() if len(self._octets) >= self._piece else None
+        return len(self._octets) // self._piece
 
-    def rest(self) -> Samples:
-        """The samples that were not given out yet; octets of one that is not complete are kept."""
+    def piece(self) -> Samples | None:
+        """The next whole piece."""
+        return self._out(self._piece) if len(self._octets) >= self._piece else None
+
+    def rest(self) -> Samples | None:
+        """All samples that were not given out yet, fewer than a piece; octets of one that is not complete are kept."""
         whole = len(self._octets) // self._width * self._width
-        octets = bytes(self._octets[:whole])
-        del self._octets[:whole]
-        if self._encoding == "linear16":
-            samples = np.frombuffer(octets, "<i2").astype(np.int16)
-        else:
-            samples = codec("PCMU" if self._encoding == "mulaw" else "PCMA").decode(octets)
+        return self._out(whole) if whole else None
+
+    def _out(self, count: int) -> Samples:
+        octets = bytes(self._octets[:count])
+        del self._octets[:count]
+        samples = self._codec.decode(octets)
         return samples.reshape(-1, self._channels)

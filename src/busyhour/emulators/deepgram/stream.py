@@ -14,9 +14,19 @@ import numpy as np
 from aiohttp import WSCloseCode
 
 from busyhour.clock import wall_time
-from busyhour.emulators.deepgram.messages import Ear, Ending, Said
+from busyhour.emulators.deepgram.messages import Ear, Ending, Piece, Said
 from busyhour.emulators.deepgram.request import Command, Options, Unreadable, command
-from busyhour.emulators.listening import Final, Listener, Partial, SpeechBegan, Transcript, Vocabulary, WordHeard
+from busyhour.emulators.listening import (
+    Event,
+    Final,
+    Listener,
+    Partial,
+    SpeechBegan,
+    Transcript,
+    Vocabulary,
+    WordHeard,
+    hear_together,
+)
 from busyhour.model import JSON, Samples
 
 INTERIM_SECONDS = 1.0
@@ -24,7 +34,6 @@ SILENCE_SECONDS = 5.0
 """A window without speech is closed after this long, with an empty final."""
 FINALIZABLE_SECONDS = 0.1
 """Finalize is answered if so much was not in a final yet: with less, the vendor does not promise an answer."""
-FEED_SECONDS = 0.1
 _NO_AUDIO = (
     b"Deepgram did not receive audio data or a text message within the timeout window. See https://dpgr.am/net0001"
 )
@@ -75,20 +84,39 @@ class Stream:
     def greeting(self) -> list[Said]:
         return []
 
-    def feed(self, octets: bytes) -> list[Said]:
-        samples = self._ear.hear(octets)
-        return [] if samples is None else self._listen(samples)
+    def take(self, octets: bytes) -> int:
+        return self._ear.take(octets)
 
-    def _listen(self, samples: Samples) -> list[Said]:
+    def piece(self) -> list[Piece]:
+        return self._for_each(self._ear.piece())
+
+    def heard(self, events: Sequence[Sequence[Event]]) -> list[Said]:
+        said: list[Said] = []
+        for channel, found in zip(self._channels, events, strict=True):
+            channel.heard(found, said)
+        return said
+
+    def listen(self) -> list[Said]:
+        said: list[Said] = []
+        while pieces := self.piece():
+            said += self.heard(hear_together(pieces))
+        return said
+
+    def _listen_to_all(self) -> list[Said]:
+        """To the rest too, which is not a whole piece yet."""
+        said = self.listen()
+        pieces = self._for_each(self._ear.rest())
+        return [*said, *self.heard(hear_together(pieces))] if pieces else said
+
+    def _for_each(self, samples: Samples | None) -> list[Piece]:
+        if samples is None:
+            return []
         if self._options.channels > 1 and not self._options.multichannel:
             samples = np.asarray(samples.mean(axis=1, keepdims=True), np.int16)
-        said: list[Said] = []
-        # In pieces, so that what belongs to different moments of a long message comes in the order of those.
-        piece = round(self._options.rate_hz * FEED_SECONDS)
-        for at in range(0, len(samples), piece):
-            for channel, heard in zip(self._channels, samples[at : at + piece].T, strict=True):
-                channel.feed(np.ascontiguousarray(heard), said)
-        return said
+        return [
+            (channel.listener, np.ascontiguousarray(heard))
+            for channel, heard in zip(self._channels, samples.T, strict=True)
+        ]
 
     def heed(self, text: str) -> list[Said] | None:
         try:
@@ -96,7 +124,7 @@ class Stream:
         except Unreadable as problem:
             return [Said(problem.as_json(text))]
         if asked.kind == "Finalize":
-            return [*self._listen(self._ear.rest()), *self.finalize(asked.channel)]
+            return [*self._listen_to_all(), *self.finalize(asked.channel)]
         if asked.kind == "Configure":
             return [Said(self._configured(asked))]
         return None if asked.kind == "CloseStream" else []
@@ -118,7 +146,7 @@ class Stream:
         return [said for one in chosen if one.untold >= FINALIZABLE_SECONDS for said in one.flush(from_finalize=True)]
 
     def close(self) -> list[Said]:
-        said = self._listen(self._ear.rest())
+        said = self._listen_to_all()
         return [*said, *(final for one in self._channels if one.untold > 0 for final in one.flush(from_finalize=False))]
 
     def farewell(self) -> Ending:
@@ -189,7 +217,7 @@ class _Channel:
     def __init__(self, stream: Stream, index: int, listener: Listener) -> None:
         self._stream = stream
         self._index = index
-        self._listener = listener
+        self.listener = listener
         self._rate = stream.options.rate_hz
         self._samples = 0
         self._told_until = 0  # sample of the last results message
@@ -200,11 +228,11 @@ class _Channel:
     @property
     def untold(self) -> float:
         """Seconds of audio that came after the last final."""
-        return self._listener.untold / self._rate
+        return self.listener.untold / self._rate
 
-    def feed(self, samples: Samples, said: list[Said]) -> None:
-        self._samples += len(samples)
-        for event in self._listener.feed(samples):
+    def heard(self, events: Sequence[Event], said: list[Said]) -> None:
+        self._samples = self.listener.heard
+        for event in events:
             if isinstance(event, SpeechBegan):
                 self._speaking = True
                 said.append(self._speech_started(event))
@@ -217,12 +245,12 @@ class _Channel:
             said += self.flush(from_finalize=False)
         elif self._samples - self._told_until >= INTERIM_SECONDS * self._rate:
             words = self._partial.words if self._partial else ()
-            began = self._samples - self._listener.untold
+            began = self._samples - self.listener.untold
             self._interim(Transcript(began, self._samples, self._samples, self._samples, words), said)
         self._end_utterance(said)
 
     def flush(self, *, from_finalize: bool) -> list[Said]:
-        transcript = self._listener.flush()
+        transcript = self.listener.flush()
         ended = from_finalize or self._stream.options.endpoint_ms is not None
         return [self._told(transcript, ended=ended, asked=from_finalize)]
 

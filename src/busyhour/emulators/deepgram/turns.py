@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from aiohttp import WSCloseCode
 
 from busyhour.emulators.deepgram.flux_request import (
@@ -26,13 +25,21 @@ from busyhour.emulators.deepgram.flux_request import (
     configured,
     read_message,
 )
-from busyhour.emulators.deepgram.messages import Ear, Ending, Fatal, Said
-from busyhour.emulators.listening import Final, Listener, Partial, Transcript, Vocabulary, WordHeard
+from busyhour.emulators.deepgram.messages import Ear, Ending, Fatal, Piece, Said
+from busyhour.emulators.listening import (
+    Event,
+    Final,
+    Listener,
+    Partial,
+    Transcript,
+    Vocabulary,
+    WordHeard,
+    hear_together,
+)
 from busyhour.model import JSON, Samples
 
 UPDATE_MS = 240
 """Between two Updates; the vendor says about 0.25 s, and hears in pieces of 80 ms."""
-STEP_MS = 80
 READ_AFTER_MS = 100
 """Of silence: then it is looked at what was said, which costs too much to do all the time."""
 FORGOTTEN_AFTER_MS = 1_000
@@ -96,9 +103,40 @@ class Turns:
     def greeting(self) -> list[Said]:
         return [Said({"type": "Connected", "request_id": self._id})]
 
-    def feed(self, octets: bytes) -> list[Said]:
-        samples = self._ear.hear(octets)
-        return [] if samples is None else self._listen(samples)
+    def take(self, octets: bytes) -> int:
+        return self._ear.take(octets)
+
+    def piece(self) -> list[Piece]:
+        return self._for_listener(self._ear.piece())
+
+    def heard(self, events: Sequence[Sequence[Event]]) -> list[Said]:
+        said: list[Said] = []
+        self._heard = self._listener.heard
+        for event in events[0]:
+            if isinstance(event, Partial):
+                self._words = event.transcript.words
+            elif isinstance(event, Final):  # it had become long: the turn goes on
+                self._segments.append(event.transcript)
+                self._words = ()
+        self._judge(said)
+        if self._ms(self._heard - self._told_at) >= UPDATE_MS:
+            said.append(self._told("Update"))
+        return said
+
+    def listen(self) -> list[Said]:
+        said: list[Said] = []
+        while pieces := self.piece():
+            said += self.heard(hear_together(pieces))
+        return said
+
+    def _listen_to_all(self) -> list[Said]:
+        """To the rest too, which is not a whole piece yet."""
+        said = self.listen()
+        pieces = self._for_listener(self._ear.rest())
+        return [*said, *self.heard(hear_together(pieces))] if pieces else said
+
+    def _for_listener(self, samples: Samples | None) -> list[Piece]:
+        return [] if samples is None else [(self._listener, samples[:, 0])]
 
     def heed(self, text: str) -> list[Said] | None:
         try:
@@ -109,11 +147,11 @@ class Turns:
             raise Fatal(ending) from None
         if form["type"] == "CloseStream":
             return None
-        said = self._listen(self._ear.rest())  # what came before the message
+        said = self._listen_to_all()  # what came before the message
         return [*said, *(self._force() if form["type"] == "ForceEndTurn" else [self._configure(form)])]
 
     def close(self) -> list[Said]:
-        return [*self._listen(self._ear.rest()), self._told("Update")]
+        return [*self._listen_to_all(), self._told("Update")]
 
     def farewell(self) -> Ending:
         return Ending(WSCloseCode.OK, b"")
@@ -134,23 +172,6 @@ class Turns:
         return {**message, "sequence_id": self._sequence}
 
     # -- what is heard
-
-    def _listen(self, samples: Samples) -> list[Said]:
-        said: list[Said] = []
-        step = self._options.rate_hz * STEP_MS // 1000
-        for at in range(0, len(samples), step):
-            piece = np.ascontiguousarray(samples[at : at + step, 0])
-            self._heard += len(piece)
-            for event in self._listener.feed(piece):
-                if isinstance(event, Partial):
-                    self._words = event.transcript.words
-                elif isinstance(event, Final):  # it had become long: the turn goes on
-                    self._segments.append(event.transcript)
-                    self._words = ()
-            self._judge(said)
-            if self._ms(self._heard - self._told_at) >= UPDATE_MS:
-                said.append(self._told("Update"))
-        return said
 
     def _judge(self, said: list[Said]) -> None:
         """What silence, and words, make of the turn."""

@@ -24,7 +24,7 @@ from busyhour.emulators.elevenlabs.request import (
     sound_of,
     unauthorized,
 )
-from busyhour.emulators.synthesis import Chunk, Speech, cut, warm_up
+from busyhour.emulators.synthesis import Chunk, Message, Speech, cut, warm_up
 from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, hang, reset
 from busyhour.errors import PlanError
 from busyhour.model import JSON
@@ -125,19 +125,19 @@ class _Api:
         """The audio in one piece, when it is made."""
         made: list[bytes] = []
 
-        async def keep(chunk: Chunk) -> None:
-            made.append(chunk.octets)
+        async def keep(octets: bytes) -> None:
+            made.append(octets)
 
         async def done() -> web.StreamResponse:
             return web.Response(body=b"".join(made), content_type=_media_type(request))
 
-        return await self._generate(request, keep, done)
+        return await self._generate(request, _octets, keep, done)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The audio as it is made."""
         response = web.StreamResponse()
         response.content_type = _media_type(request)
-        return await self._generate(request, *_streaming(request, response, lambda chunk: chunk.octets))
+        return await self._generate(request, _octets, *_streaming(request, response))
 
     async def convert_with_timestamps(self, request: web.Request) -> web.StreamResponse:
         """The audio and when its characters are spoken, as one object."""
@@ -151,7 +151,7 @@ class _Api:
         async def done() -> web.StreamResponse:
             return web.json_response(_timed(b"".join(made), characters))
 
-        return await self._generate(request, keep, done)
+        return await self._generate(request, lambda chunk: chunk, keep, done)
 
     async def stream_with_timestamps(self, request: web.Request) -> web.StreamResponse:
         """The same chunk by chunk, one object a line; times are since the request's first audio."""
@@ -159,17 +159,15 @@ class _Api:
         response.content_type = "application/json"
         return await self._generate(
             request,
-            *_streaming(
-                request,
-                response,
-                lambda chunk: json.dumps(_timed(chunk.octets, _characters(chunk))).encode() + b"\n\n",
-            ),
+            lambda chunk: json.dumps(_timed(chunk.octets, _characters(chunk))).encode() + b"\n\n",
+            *_streaming(request, response),
         )
 
     async def _generate(
         self,
         request: web.Request,
-        send: Callable[[Chunk], Awaitable[None]],
+        shape: Callable[[Chunk], Message],
+        send: Callable[[Message], Awaitable[None]],
         done: Callable[[], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         sound = sound_of(request.query.get("output_format", DEFAULT_FORMAT))
@@ -186,7 +184,7 @@ class _Api:
                 await hang()
             refuse_if_fated(speech.fate, len(asked.text))
             pieces, _ = cut(asked.text, whole=True)
-            await speech.say(pieces, arrived_ns=speech.began_ns, send=send)
+            await speech.say(pieces, arrived_ns=speech.began_ns, shape=shape, send=send)
             response = await done()
             speech.over = True
         except ConnectionAbortedError:
@@ -216,15 +214,19 @@ class _Api:
         return web.json_response({"detail": "Not Found"}, status=404)
 
 
+def _octets(chunk: Chunk) -> bytes:
+    return chunk.octets
+
+
 def _streaming(
-    request: web.Request, response: web.StreamResponse, octets: Callable[[Chunk], bytes]
-) -> tuple[Callable[[Chunk], Awaitable[None]], Callable[[], Awaitable[web.StreamResponse]]]:
+    request: web.Request, response: web.StreamResponse
+) -> tuple[Callable[[bytes], Awaitable[None]], Callable[[], Awaitable[web.StreamResponse]]]:
     """How chunks are sent in a body as they are made, and how that body ends."""
 
-    async def send(chunk: Chunk) -> None:
+    async def send(octets: bytes) -> None:
         if not response.prepared:
             await response.prepare(request)
-        await response.write(octets(chunk))
+        await response.write(octets)
 
     async def done() -> web.StreamResponse:
         if response.prepared:

@@ -124,10 +124,9 @@ class Context:
         if self.fate.outcome == "hang":
             await hang()
         refuse_if_fated(self.fate, sum(map(len, pieces)))
-        await self.speech.say(pieces, arrived_ns=arrived_ns, send=self._send_chunk)
-
-    async def _send_chunk(self, chunk: Chunk) -> None:
-        await self._send(audio_message(chunk, self._name))
+        await self.speech.say(
+            pieces, arrived_ns=arrived_ns, shape=lambda chunk: audio_message(chunk, self._name), send=self._send
+        )
 
 
 def refuse_if_fated(fate: Fate, characters: int) -> None:

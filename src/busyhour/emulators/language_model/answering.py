@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from aiohttp import web
 
@@ -124,23 +125,28 @@ class LanguageModel:
     ) -> web.StreamResponse:
         shape = finished.asked.shape(finished)
         due_ns = record.began_ns + self._delay_ns("first_token", fate)
-        await self._twin.clock.sleep_until(due_ns)
         response = web.StreamResponse(
             headers={"Content-Type": shape.content_type, "Cache-Control": "no-cache", **headers}
         )
+        # What is said first is made before it is due, and leaves with the headers.
+        opening, deltas = shape.opening(), shape.deltas()
+        frames = chain([next(deltas, b"")], deltas)
+        await self._twin.clock.sleep_until(due_ns)
         await response.prepare(request)
-        await response.write(shape.opening())
         if fate.outcome == "no_token":
+            await response.write(opening)
             await hang()
-        frames = shape.deltas()
         for index, (part, piece) in enumerate(_pieces(finished, halved=fate.outcome in _HALVED)):
             if index:
                 due_ns += self._delay_ns("between_tokens", fate)
                 await self._twin.clock.sleep_until(due_ns)
-            if frame := next(frames):
+            if frame := opening + next(frames):
                 await response.write(frame)
+            opening = b""
             record.first_token_ns = record.first_token_ns or self._twin.clock.now_ns()
             record.sent(piece, key=part.key, tool=part.tool)
+        if opening:
+            await response.write(opening)
         if fate.outcome == "stall":
             await hang()
         if fate.outcome == "malformed":

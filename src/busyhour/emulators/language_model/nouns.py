@@ -182,6 +182,8 @@ class Settings:
     upstream: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.models, str):  # a text is a sequence, too: of letters
+            raise PlanError(f"models is {self.models!r}; it must be a list of names.")
         if not self.upstream:
             return
         Upstream.parse(self.upstream)

@@ -31,6 +31,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from busyhour.emulators.behaviour import OK, Fate
+from busyhour.emulators.headers import back
 from busyhour.emulators.language_model import upstream
 from busyhour.emulators.language_model.hearing import ArrayElements, Ear, Event, Heard, SentEvents, Unreadable, read
 from busyhour.emulators.language_model.nouns import API, Refused
@@ -175,7 +176,7 @@ class _Client:
 
     async def begin(self, answer: aiohttp.ClientResponse, *, length: int | None = None, open_end: bool = False) -> None:
         """Send the upstream's status and headers; with another length, or none."""
-        headers: CIMultiDict[str] = upstream.back(answer.headers)
+        headers: CIMultiDict[str] = back(answer.headers)
         if open_end or length is not None:
             headers.pop("Content-Length", None)
         self.response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)

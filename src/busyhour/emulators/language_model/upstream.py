@@ -2,7 +2,7 @@
 
 This is the only traffic of busyhour that leaves the machine, and it goes to the named host and no other: redirections
 are handed to the client, not followed. The client's own key goes with its request; it is kept nowhere. Certificates
-are verified. What concerns one connection only is not passed on (RFC 9110, 7.6.1).
+are verified. Which headers pass is told in `headers`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict
 
+from busyhour.emulators.headers import forth
 from busyhour.errors import PlanError
 
 CONNECT_SECONDS = 5.0
@@ -25,15 +26,6 @@ TOTAL_SECONDS = 120.0
 _IDLE_SECONDS = 4.0
 """A connection is not used again after so long: the far end might just be closing it, which would look like a reset.
 uvicorn keeps idle connections for 5 s, most others longer; the vendors' SDKs keep theirs as long."""
-_OF_ONE_CONNECTION = frozenset(
-    [
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"),
-        *("trailer", "transfer-encoding", "upgrade"),
-    ]
-)
-_OURS = frozenset(["host", "content-length", "expect", "accept-encoding"])
-_DECODED = ("gzip", "deflate", "br", "zstd")
-"""Codings of a request's body that the server has undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +81,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 def there(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The headers of a request as they are passed on; the answer is asked for without a coding, to be read beside."""
-    passed = _passed(headers, _OURS)
-    if passed.get("Content-Encoding", "").strip().lower() in _DECODED:
-        del passed["Content-Encoding"]
+    passed = forth(headers)
     passed["Accept-Encoding"] = "identity"
     return passed
-
-
-def back(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """The headers of an answer as they are passed on."""
-    return _passed(headers, frozenset())
 
 
 def why(problem: aiohttp.ClientError | TimeoutError) -> str:
@@ -109,9 +94,3 @@ def why(problem: aiohttp.ClientError | TimeoutError) -> str:
             return f"TLS failed: {getattr(cause, 'verify_message', '') or cause.reason or cause}"
         return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(cause)
     return f"no connection within {CONNECT_SECONDS:g} s" if isinstance(problem, TimeoutError) else "it speaks no HTTP"
-
-
-def _passed(headers: Mapping[str, str], without: frozenset[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    left_out = _OF_ONE_CONNECTION | without | named
-    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in left_out])

@@ -11,8 +11,10 @@ from busyhour.emulators.language_model.nouns import API, Asked
 from busyhour.emulators.twin import Twin
 from busyhour.model import JSON, Operation
 
-_KEPT_CHARACTERS = 500
-"""Of a prompt and a reply, in a witnessed row."""
+_KEPT_PROMPT = 500
+"""Characters, in a witnessed row."""
+_KEPT_REPLY = 4000
+"""The same: a structured answer that is cut off is no JSON."""
 _KEPT_ARGUMENTS = 4000
 _KEPT_CALLS = 100
 
@@ -38,7 +40,7 @@ class Record:
     upstream: str = ""
     _texts: list[str] = field(default_factory=list)
     _calls: dict[str, list[str]] = field(default_factory=dict)  # a call's key -> the function, then its pieces
-    _text_room: int = _KEPT_CHARACTERS
+    _text_room: int = _KEPT_REPLY
     _call_room: int = _KEPT_ARGUMENTS
 
     def sent(self, text: str, *, key: str = "", tool: str = "", tokens: int = 1) -> None:
@@ -92,8 +94,8 @@ class Record:
             "first_token_ns": self.first_token_ns,
             "tokens": self.tokens if self.told_tokens is None else self.told_tokens,
             "prompt_tokens": estimated if self.told_prompt_tokens is None else self.told_prompt_tokens,
-            "prompt": prompt[:_KEPT_CHARACTERS],
-            "reply": "".join(self._texts)[:_KEPT_CHARACTERS],
+            "prompt": prompt[:_KEPT_PROMPT],
+            "reply": "".join(self._texts)[:_KEPT_REPLY],
             "tool": ", ".join(call[0] for call in self._calls.values()),
             "arguments": (arguments[0] if len(arguments) == 1 else json.dumps(arguments) if arguments else "")[
                 :_KEPT_ARGUMENTS

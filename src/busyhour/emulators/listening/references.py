@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -23,8 +24,11 @@ from busyhour.emulators.listening.spectra import (
     Floats,
     Spectra,
     nothing,
+    peaks,
     product,
     relative,
+    strided,
+    with_squares,
 )
 from busyhour.model import Audio, Word
 
@@ -58,6 +62,20 @@ class Reference:
     sounding: Flags
     words: tuple[ReferenceWord, ...]
 
+    def sounding_in(self, first: int, last: int) -> int:
+        """How many of these frames sound."""
+        return self._sounding_before[last] - self._sounding_before[first]
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """From its first frame that sounds to behind the last; (0, 0) if none does."""
+        places = np.flatnonzero(self.sounding)
+        return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+    @cached_property
+    def _sounding_before(self) -> list[int]:
+        return [0, *np.cumsum(self.sounding).tolist()]
+
 
 class Vocabulary:
     """The references of a process: computed once, shared by all its streams, never changed."""
@@ -68,33 +86,34 @@ class Vocabulary:
         patches = [self.patches(reference.features, REFERENCE_HOP) for reference in self.references]
         self._first = np.cumsum([0, *(len(p) for p in patches[:-1])], dtype=np.intp)
         together = np.concatenate(patches) if patches else np.zeros((0, TERMS[0] * TERMS[1]), np.float32)
-        self._patches = np.ascontiguousarray(together.T)
-        self._squares = (together**2).sum(axis=1)
+        # One product gives all of (p - q)^2: q^2 for the 1, -2 p q for p, and 1 for the p^2 behind each p.
+        ones, squares = with_squares(together)[:, -2:].T
+        self._patches = np.ascontiguousarray(np.vstack([-2 * together.T, squares, ones]))
 
     def patches(self, features: Floats, hop: int) -> Floats:
         """The patches that begin at every `hop`-th frame: count x terms."""
         if len(features) < PATCH:
             return np.zeros((0, TERMS[0] * TERMS[1]), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(features, PATCH, axis=0)[::hop]
-        return product(windows.reshape(len(windows), -1), self._basis)
+        shape = ((len(features) - PATCH) // hop + 1, BANDS, PATCH)
+        return product(strided(features, shape, (hop * BANDS, 1, BANDS)).reshape(shape[0], -1), self._basis)
 
     def evidence(self, patches: Floats) -> Floats:
         """For each patch and reference, from 0 (nothing in it is like it) to 1 (the same): count x references."""
         if not len(self.references):
             return np.zeros((len(patches), 0), np.float32)
-        squares = (patches**2).sum(axis=1)[:, None] + self._squares - 2 * product(patches, self._patches)
-        nearest = np.minimum.reduceat(squares, self._first, axis=1)
-        return np.clip(1 - nearest / PATCH_SCALE, 0, 1)
+        distances = product(with_squares(patches), self._patches)
+        nearest = np.minimum.reduceat(distances, self._first, axis=1)
+        return np.minimum(np.maximum(1 - nearest / np.float32(PATCH_SCALE), 0), 1)
 
 
 def _reference(audio: Audio) -> Reference:
     rate = audio.rate_hz
     silence = np.zeros(MARGIN * rate // FRAMES_PER_SECOND, np.int16)
     padded = np.concatenate([silence, audio.samples, silence])
-    energies = Spectra(rate).feed(padded)
-    features = relative(np.concatenate([nothing(ENVELOPE_BACK), energies, nothing(ENVELOPE_AHEAD)]))
-    peaks = energies.max(axis=1)
-    sounding = peaks > max(SOUNDING * float(peaks.max()), SILENT)
+    frames = Spectra(rate).feed(padded)
+    surrounded = np.concatenate([nothing(ENVELOPE_BACK), frames.energies, nothing(ENVELOPE_AHEAD)])
+    features = relative(surrounded, peaks(surrounded))
+    sounding = frames.peaks > max(SOUNDING * float(frames.peaks.max()), SILENT)
     # A frame stands for its middle: the frame of a sample is the one whose middle is nearest.
     back = MARGIN - WINDOW_MS * FRAMES_PER_SECOND / 2000
     words = tuple(

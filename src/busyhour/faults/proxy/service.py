@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import aiohttp
@@ -43,6 +43,7 @@ class Proxy:
     port: int = 0
     _child: processes.Child | None = field(default=None, init=False, repr=False)
     _lag: Counter[float] = field(default_factory=Counter, init=False, repr=False)
+    can_be_restarted: ClassVar[bool] = False  # its toxics would be gone
 
     def __post_init__(self) -> None:
         self.name = self.name or f"{self.upstream.name} via proxy"

@@ -229,14 +229,17 @@ class SlowClosePace:
 
     def __init__(self, grasp: Grasp) -> None:
         self._grasp = grasp
+        self._delayed = False
 
     def portion(self, item: bytes | End, offset: int, arrived_ns: int) -> tuple[int, int | None]:
-        if isinstance(item, End):
-            return 0, arrived_ns if item.reset else arrived_ns + round(self._grasp.attributes["delay"] * MS)
-        return len(item), arrived_ns
+        if not isinstance(item, End):
+            return len(item), arrived_ns
+        delay_ns = 0 if item.reset else round(self._grasp.attributes["delay"] * MS)
+        self._delayed = delay_ns > 0
+        return 0, arrived_ns + delay_ns
 
     def gone(self, size: int, due_ns: int, *, all_of_it: bool) -> None:
-        if not size:
+        if not size and self._delayed:
             self._grasp.count()
 
 

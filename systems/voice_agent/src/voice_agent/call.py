@@ -248,8 +248,10 @@ class Conversation:
         transcript = await self._ears.finish(self._settings.final_seconds)
         self._pending = f"{self._pending} {transcript.text}".strip()
         self._log.info("caller said", text=self._pending, heard=transcript.heard)
-        if after is not None and after.task is not None and after.active:  # a defect keeps it speaking
+        if after is not None and after.task is not None and after.active:  # it is not to be interrupted
             await asyncio.wait({after.task})
+            if self._leaving:
+                return
         if self._defects.strikes("drop_turn"):
             self._pending = ""
             self._metrics.turn("dropped")
@@ -303,6 +305,8 @@ class Conversation:
     def _interrupt(self, turn: Turn) -> None:
         """The caller speaks though it is our turn."""
         reply = turn.reply
+        if reply is not None and reply.hands_over:
+            return  # "thank you" is no reason to break the promise, of which the model knows
         if reply is None or not reply.sounding:
             self._stop(turn)  # nobody heard anything yet: what the caller says now belongs to the same turn
         elif reply.by_carrier or self._defects.strikes("no_clear"):

@@ -56,6 +56,11 @@ class Reply:
         """Whether the caller has heard any of it."""
         return self.by_carrier or (self.sounded and self._mouth.played_ms > 0)
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether it tells the caller that a human takes over."""
+        return self.transfers or self.exhausted
+
     def spoke(self, voice: Voice) -> bool:
         """Whether this voice has made any of it into sound."""
         return any(speech.sounded for speech, by in zip(self._speeches, self._voices, strict=True) if by is voice)

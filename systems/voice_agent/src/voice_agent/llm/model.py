@@ -114,7 +114,15 @@ class Model:
         calls = _Calls()
         try:
             async with aclosing(_events(response)) as events:
-                while (event := await _next_by(events, patience, complaint)) is not None:
+                while True:
+                    try:
+                        event = await _next_by(events, patience, complaint)
+                    except ModelFailed:
+                        if complete:
+                            break  # the reply is all there; what is missing tells the usage, or nothing
+                        raise
+                    if event is None:
+                        break
                     part = self._understand(event)
                     for piece in part.pieces:
                         yield calls.add(piece) if isinstance(piece, CallPiece) else piece
@@ -198,7 +206,13 @@ async def _next_by(events: AsyncGenerator[str, None], deadline: float | None, co
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """The data of the server-sent events."""
-    async for line in response.aiter_lines():
-        if line.startswith("data:"):
-            yield line[5:].strip()
+    """The data of the server-sent events. Nothing but a newline ends a line: `aiter_lines` also takes for an end what
+    may well stand in the text of a reply (U+2028, U+0085)."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip().decode(errors="replace")
+    if rest.startswith(b"data:"):
+        yield rest[5:].strip().decode(errors="replace")

@@ -163,10 +163,11 @@ class Voice:
                 raise VoiceFailed("not connected")
             self._tried.clear()
             await self._tried.wait()
+        socket = self._socket  # it may be lost between two messages
         try:
             async with asyncio.timeout(self._stall_seconds):
                 for message in messages:
-                    await self._socket.send(json.dumps(message))
+                    await socket.send(json.dumps(message))
         except TimeoutError:
             raise VoiceFailed("stalled") from None
         except CONNECTION_ERRORS:
