@@ -9,11 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "busyhour"
 
-FOUNDATION = {"model", "errors"}
+FOUNDATION = {"model", "errors", "bulk"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"*"},
     "model": set(),
     "errors": set(),
+    "bulk": {"model"},
     "clock": FOUNDATION,
     "timers": FOUNDATION | {"clock"},
     "histogram": FOUNDATION,
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disturbance": FOUNDATION,
     "media": FOUNDATION | {"clock", "disturbance", "histogram", "timers"},
     "carriers": FOUNDATION | {"clock", "disturbance", "media"},
-    "workloads": FOUNDATION | {"clock", "media", "carriers"},
+    "workloads": FOUNDATION | {"clock", "histogram", "media", "carriers", "timers"},
     "emulators": FOUNDATION | {"admin", "clock", "media", "processes", "timers"},
     "faults": FOUNDATION | {"admin", "clock", "disturbance", "histogram", "proc", "processes", "timers"},
     "probes": FOUNDATION | {"clock", "histogram", "proc"},

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
     from busyhour.services import AlreadyRunning, Command
     from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence
+    from busyhour.workloads.function import Function
+    from busyhour.workloads.http import Get, Http, Post
 
 _HOME = {
     "arrivals": ("Burst", "Constant", "Hold", "Poisson", "Ramp", "Schedule", "Steps"),
@@ -53,6 +55,8 @@ _HOME = {
     ),
     "services": ("AlreadyRunning", "Command"),
     "workloads.call": ("BargeIn", "Call", "Greeting", "HangUp", "Press", "Say", "Scenario", "Silence"),
+    "workloads.function": ("Function",),
+    "workloads.http": ("Get", "Http", "Post"),
 }
 
 __all__ = [
@@ -69,10 +73,13 @@ __all__ = [
     "Constant",
     "Control",
     "FaultUnavailable",
+    "Function",
+    "Get",
     "Greeting",
     "HangUp",
     "Hold",
     "Holds",
+    "Http",
     "Journal",
     "JournalError",
     "Judgement",
@@ -83,6 +90,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Poisson",
+    "Post",
     "Press",
     "ProtocolError",
     "Ramp",

@@ -140,6 +140,6 @@ def _meta(file: PlanFile, seed: int) -> dict[str, JSON]:
         "started_at": wall_time(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "carrier": type(file.plan.carrier).__name__.lower(),
+        "carrier": "" if file.plan.carrier is None else type(file.plan.carrier).__name__.lower(),
         "proofs": dict(proofs.known(file)),
     }

@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Protocol
 
+from busyhour.bulk import Bulk, Counts, Stretch
 from busyhour.clock import SystemClock
-from busyhour.errors import BusyhourError, JournalError, ServiceError
+from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
 from busyhour.model import (
     JSON,
     MS,
     SECOND,
     Arrival,
+    CallSetup,
     Clock,
     Due,
     Endpoint,
     FaultUnavailable,
+    Line,
     Mark,
     Metered,
     Operation,
@@ -122,6 +126,7 @@ class Execution:
         self._main: asyncio.Task[None] | None = None
         self._phase_began: list[tuple[int, str]] = []
         self._dropped_unwritten = 0
+        self._bulk: Counts | None = None  # of the phase, if its workload performs it by itself
         self._meter: LoopMeter | None = None
         self._silent: dict[str, str] = {}  # witnesses that did not answer when last asked, and why
 
@@ -178,7 +183,8 @@ class Execution:
             yield
 
     def _all_services(self) -> Sequence[Service]:
-        return [*self._plan.services, self._plan.carrier, self._plan.target]
+        carrier = [] if self._plan.carrier is None else [self._plan.carrier]
+        return [*self._plan.services, *carrier, self._plan.target]
 
     # ---------------------------------------------------------------- phases
 
@@ -191,7 +197,11 @@ class Execution:
             proofs = await self._inject(phase, faults)
             if proofs is not None:
                 # Time that injecting took is nobody's lateness: what had been due in it would come in one burst.
-                await self._arrivals(phase, self._clock.now_ns() if phase.faults else began_ns)
+                arrive_ns = self._clock.now_ns() if phase.faults else began_ns
+                if isinstance(phase.workload, Bulk):
+                    await self._in_bulk(phase.workload, phase, arrive_ns)
+                else:
+                    await self._arrivals(phase, arrive_ns)
             for name, proof in proofs or ():
                 effective, because = await proof.effect()
                 self._mark("fault.proof", name, phase=phase.name, effective=effective, because=because)
@@ -247,6 +257,32 @@ class Execution:
                 task.add_done_callback(over)
             await self._drain(tasks, phase.drain_seconds)
 
+    async def _in_bulk(self, workload: Bulk, phase: Phase, began_ns: int) -> None:
+        self._bulk = Counts()
+        stretch = Stretch(
+            phase=phase.name,
+            arrivals=phase.arrivals,
+            at_once=phase.at_once,
+            drain_seconds=phase.drain_seconds,
+            began_ns=began_ns,
+            clock=self._clock,
+            target=self._endpoints[self._plan.target.name],
+            write=self._notebook.append,
+            counts=self._bulk,
+        )
+        try:
+            await workload.perform_all(stretch)
+        finally:
+            self._follow_bulk()
+            self._bulk = None
+
+    def _follow_bulk(self) -> None:
+        if self._bulk is not None:
+            progress, counts = self.progress, self._bulk
+            self._dropped_unwritten += counts.dropped - progress.dropped
+            progress.started, progress.finished = counts.started, counts.finished
+            progress.failed, progress.dropped = counts.failed, counts.dropped
+
     async def _drain(self, tasks: set[asyncio.Task[None]], seconds: float) -> None:
         self.progress.doing = "waiting for the last calls"
         if tasks:
@@ -262,9 +298,15 @@ class Execution:
             due_ns=due_ns,
             clock=self._clock,
             random=Random(f"{self._seed}/{phase.name}/{number}"),
-            dial=lambda setup: self._plan.carrier.dial(target, setup),
+            dial=partial(self._dial, target),
             record=self._record,
+            target=target,
         )
+
+    def _dial(self, target: Endpoint, setup: CallSetup) -> AbstractAsyncContextManager[Line]:
+        if self._plan.carrier is None:
+            raise PlanError(f"the call {setup.id} cannot be placed: the plan has no carrier; give it one")
+        return self._plan.carrier.dial(target, setup)
 
     # ---------------------------------------------------------------- watching
 
@@ -287,6 +329,7 @@ class Execution:
 
     async def _read_everything(self) -> None:
         self._follow_restarts()
+        self._follow_bulk()
         now_ns = self._clock.now_ns()
         if self._dropped_unwritten:
             self._mark("arrival.dropped", self.progress.phase, count=self._dropped_unwritten)

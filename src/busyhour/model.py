@@ -269,6 +269,7 @@ class Arrival:
     random: Random
     dial: Callable[[CallSetup], AbstractAsyncContextManager[Line]]
     record: Callable[[Operation], None]
+    target: Endpoint = Endpoint("")
 
 
 class Workload(Protocol):
@@ -485,9 +486,9 @@ class Plan:
     """What to do, in order, and what to demand of it."""
 
     target: Service
-    carrier: Carrier
     phases: Sequence[Phase]
     gates: Sequence[Gate]
+    carrier: Carrier | None = None  # of a plan with calls
     services: Sequence[Service] = ()
     probes: Sequence[Probe] = ()
     valid_if: Sequence[Gate] = ()

@@ -113,7 +113,8 @@ def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str
 def check(plan: Plan) -> list[str]:
     """Every problem of a plan that can be seen without starting it."""
     problems = _double("phase", [phase.name for phase in plan.phases])
-    services: Sequence[Service] = [*plan.services, plan.carrier, plan.target]
+    carrier = [] if plan.carrier is None else [plan.carrier]
+    services: Sequence[Service] = [*plan.services, *carrier, plan.target]
     problems += _double("service", [service.name for service in services])
     problems += _double("gate", [gate.name for gate in [*plan.gates, *plan.valid_if]])
     phases = {phase.name for phase in plan.phases}
@@ -204,7 +205,7 @@ def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> P
     return replace(
         plan,
         target=services.get(plan.target.name, plan.target),
-        carrier=services.get(plan.carrier.name, plan.carrier),  # type: ignore[arg-type]  # same name, same role
+        carrier=plan.carrier and services.get(plan.carrier.name, plan.carrier),  # type: ignore[arg-type]  # same name, same role
         services=[services.get(service.name, service) for service in plan.services],
         phases=[changed(phase) for phase in kept],
         gates=readable(plan.gates),

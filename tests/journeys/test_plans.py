@@ -81,3 +81,9 @@ def test_the_plan_of_the_tutorial_with_its_agent(tmp_path: Path) -> None:
     plan = shorter(tmp_path, "docs/tutorial/first.py", steps=2, calls=2, patience=1.5)
     found = passed(plan, folder=tmp_path)
     assert found is None or "longest dead air in silent model <= 3 s" in found
+
+
+def test_the_backend_plan(tmp_path: Path) -> None:
+    found = passed("plans/backend.py", "-o", "scale=0.1", "-o", "per_user=5", folder=tmp_path)
+    wanted = {"error rate in steady <= 1 %", "request rate in steady >= 45 /s", "the target stayed up"}
+    assert found is None or wanted <= found

@@ -85,7 +85,8 @@ class Disturbable(Protocol):
 
 def contradictions(plan: Plan) -> list[str]:
     """What cannot be meant: a sentence for each fault without a victim, and for each two that contradict each other."""
-    everyone: Sequence[Service] = [*plan.services, plan.carrier, plan.target]
+    carrier = [] if plan.carrier is None else [plan.carrier]
+    everyone: Sequence[Service] = [*plan.services, *carrier, plan.target]
     services = {service.name: service for service in everyone}
     problems: list[str] = []
     for phase in plan.phases:
@@ -121,7 +122,7 @@ def _in_words(kind: Kind) -> str:
     return kind.replace(".", " ")
 
 
-def _misdirected(fault: Fault, services: Mapping[str, Service], carrier: Service) -> Iterator[str]:
+def _misdirected(fault: Fault, services: Mapping[str, Service], carrier: Service | None) -> Iterator[str]:
     """Why it cannot be done to whom it is aimed at, as a clause."""
     if fault.service in _NO_SERVICES:
         return

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from busyhour.errors import PlanError
 from busyhour.indicators import readings, vendors
 from busyhour.indicators.cost import Cost, Prices, list_prices
+from busyhour.indicators.requests import ErrorRate, RequestLatency, RequestRate
 from busyhour.indicators.shapes import (
     CountOf,
     Dropped,
@@ -29,10 +30,13 @@ __all__ = [
     "Cost",
     "CountOf",
     "Dropped",
+    "ErrorRate",
     "EventsPer",
     "MeanOf",
     "Prices",
     "QuantileOf",
+    "RequestLatency",
+    "RequestRate",
     "SampleQuantile",
     "ShareOf",
     "across",
@@ -45,6 +49,7 @@ __all__ = [
     "cost_per_minute",
     "dead_air",
     "dropped",
+    "error_rate",
     "failover_time",
     "first_audio_latency",
     "loop_lag",
@@ -53,10 +58,13 @@ __all__ = [
     "missed_turns",
     "probed",
     "recovery_time",
+    "request_latency",
+    "request_rate",
     "response_latency",
     "said",
     "send_lateness",
     "sensible_speech",
+    "service_latency",
     "structured_answers",
     "tool_calls",
     "transfers",
@@ -244,6 +252,34 @@ def cost_per_minute(phase: Phase | str = "", prices: Prices | None = None) -> Co
 def cost_per_call(phase: Phase | str = "", prices: Prices | None = None) -> Cost:
     """The same, per answered call."""
     return Cost("call", _name(phase), prices or list_prices())
+
+
+# ---------------------------------------------------------------- requests and functions
+
+
+def request_latency(phase: Phase | str, q: float = 0.95) -> RequestLatency:
+    """From when a request (or a function) was due to the last byte of its answer; one that failed is infinitely late.
+
+    Response time from the schedule, so that no omission is coordinated with the target (wrk2's corrected latency, but
+    measured). Requests are counted in buckets of at most 1 %, whose upper edges are what is told.
+    """
+    return RequestLatency(_name(phase), q)
+
+
+def service_latency(phase: Phase | str, q: float = 0.95) -> RequestLatency:
+    """From when a request was written to a connection, of those that were answered right: what closed-loop tools call
+    latency. To be read beside `request_latency`; where they differ, requests had to wait for a connection."""
+    return RequestLatency(_name(phase), q, "service latency", "service_ms")
+
+
+def request_rate(phase: Phase | str) -> RequestRate:
+    """Right answers a second, from the beginning of the phase to the last of them (throughput, goodput)."""
+    return RequestRate(_name(phase))
+
+
+def error_rate(phase: Phase | str) -> ErrorRate:
+    """The share of requests (or functions) without a right answer: refused, late, broken off, or wrong."""
+    return ErrorRate(_name(phase))
 
 
 # ---------------------------------------------------------------- the harness and the probes

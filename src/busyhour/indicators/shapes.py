@@ -20,6 +20,7 @@ from busyhour.statistics.wording import percentile
 TOLD_AT_MOST = 160
 """Characters of an example in a sentence."""
 PHASES_TOLD = 3
+REASONS_TOLD = 3
 Read = Callable[[Run, str], Sequence[Reading]]
 """Reads the run's operations of a phase."""
 
@@ -35,7 +36,7 @@ class _Measured(Evidence, Protocol):
     def high(self) -> float | None: ...
 
 
-def _estimate(what: str, unit: str, measured: _Measured) -> Estimate:
+def estimated(what: str, unit: str, measured: _Measured) -> Estimate:
     return Estimate(what, unit, measured.n, measured.value, measured.low, measured.high, measured)
 
 
@@ -43,14 +44,14 @@ def _phases(read: Read, phase: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for _, part in read.parts)) if isinstance(read, Pooled) else (phase,)
 
 
-def _checked(q: float) -> None:
+def checked(q: float) -> None:
     if not 0 < q <= 1:
         mend = f" (did you mean {q / 100:g}?)" if 1 < q <= 100 else ""
         raise PlanError(f"a quantile lies between 0 and 1, not at {q:g}{mend}")
 
 
 @dataclass(frozen=True)
-class _Explained:
+class Explained:
     """Evidence that says more of itself than the numbers do."""
 
     evidence: Evidence
@@ -81,7 +82,7 @@ class QuantileOf:
     read: Read
 
     def __post_init__(self) -> None:
-        _checked(self.q)
+        checked(self.q)
 
     @property
     def what(self) -> str:
@@ -95,9 +96,9 @@ class QuantileOf:
         readings = self.read(run, self.phase)
         values = [reading.value for reading in readings]
         if self.q == 1:
-            return _estimate(self.what, self.unit, Worst.of(values, noun=self.noun))
+            return estimated(self.what, self.unit, Worst.of(values, noun=self.noun))
         groups = [reading.group for reading in readings]
-        return _estimate(self.what, self.unit, Quantile.of(values, self.q, groups, noun=self.noun))
+        return estimated(self.what, self.unit, Quantile.of(values, self.q, groups, noun=self.noun))
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class ShareOf:
         readings = self.read(run, self.phase)
         hits = [reading.value != 0 for reading in readings]
         rate = Rate.of(hits, [reading.group for reading in readings], noun=self.noun)
-        estimate = _estimate(self.what, self.unit, rate)
+        estimate = estimated(self.what, self.unit, rate)
         why = "" if self.explain is None or all(hits) else _explained(self.explain, run, self.phases)
-        return replace(estimate, evidence=_Explained(rate, why)) if why else estimate
+        return replace(estimate, evidence=Explained(rate, why)) if why else estimate
 
 
 def _explained(explain: Callable[[Run, str], str], run: Run, phases: Sequence[str]) -> str:
@@ -167,7 +168,7 @@ class CountOf:
         hits = [reading.group for reading in readings if reading.value]
         first = hits[0] if hits else ""
         note = f"the first: {first if len(first) <= TOLD_AT_MOST else first[:TOLD_AT_MOST] + '...'}" if hits else ""
-        return _estimate(self.what, self.unit, Exact(len(hits) if readings else None, len(readings), note))
+        return estimated(self.what, self.unit, Exact(len(hits) if readings else None, len(readings), note))
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class EventsPer:
             noun=self.noun,
             what=self.events,
         )
-        return _estimate(self.what, self.unit, events)
+        return estimated(self.what, self.unit, events)
 
 
 Poolable = TypeVar("Poolable", QuantileOf, ShareOf, CountOf, EventsPer)
@@ -244,9 +245,9 @@ class Lowest:
         found = [(estimate.value, part.phase, estimate.n) for part in self.parts for estimate in [part(run)]]
         measured = [(value, phase, n) for value, phase, n in found if value is not None]
         if not measured:
-            return _estimate(self.what, self.unit, Exact(None, 0))
+            return estimated(self.what, self.unit, Exact(None, 0))
         value, phase, n = min(measured)
-        return _estimate(self.what, self.unit, Exact(value, sum(n for _, _, n in measured), f"in {phase}, of {n}"))
+        return estimated(self.what, self.unit, Exact(value, sum(n for _, _, n in measured), f"in {phase}, of {n}"))
 
 
 def lowest(where: str, indicators: Sequence[ShareOf]) -> Lowest:
@@ -277,7 +278,7 @@ class MeanOf:
     def __call__(self, run: Run) -> Estimate:
         readings = self.read(run, self.phase)
         values, groups = [reading.value for reading in readings], [reading.group for reading in readings]
-        return _estimate(self.what, self.unit, Mean.of(values, groups, unit=self.unit, noun=self.noun))
+        return estimated(self.what, self.unit, Mean.of(values, groups, unit=self.unit, noun=self.noun))
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ class SampleQuantile:
     worst_phase: bool = False  # the quantile of each phase, and of those the worst
 
     def __post_init__(self) -> None:
-        _checked(self.q)
+        checked(self.q)
 
     @property
     def what(self) -> str:
@@ -315,9 +316,9 @@ class SampleQuantile:
         n = sum(one.n for one in measured)
         if not measured:
             why = self.needless(run) if self.needless is not None else ""
-            return _estimate(self.what, self.unit, Exact(0, 0, why) if why else Exact(None, 0))
+            return estimated(self.what, self.unit, Exact(0, 0, why) if why else Exact(None, 0))
         worst = max(measured, key=lambda one: one.value or 0)
-        return _estimate(self.what, self.unit, Exact(worst.value, n, worst.note if len(measured) > 1 else ""))
+        return estimated(self.what, self.unit, Exact(worst.value, n, worst.note if len(measured) > 1 else ""))
 
     def _in(self, run: Run, phase: str | None) -> Exact:
         samples = [s for s in run.samples(self.source, self.sample, phase) if not isnan(s.value)]
@@ -340,8 +341,9 @@ class Dropped:
     def __call__(self, run: Run) -> Estimate:
         began = [mark.name for mark in run.marks("phase.began") if not self.phases or mark.name in self.phases]
         if not began:
-            return _estimate(self.what, self.unit, Exact(None, 0))
+            return estimated(self.what, self.unit, Exact(None, 0))
         marks = [mark for mark in run.marks("arrival.dropped") if mark.name in began]
         dropped = sum(count for mark in marks if isinstance(count := mark.detail.get("count", 1), int))
-        calls = sum(len(run.operations("call", phase)) for phase in began)
-        return _estimate(self.what, self.unit, Exact(dropped, calls + dropped))
+        arrived = sum(len(run.operations(kind, phase)) for phase in began for kind in ("call", "function"))
+        arrived += sum(s.count for phase in began for s in run.samples("requests", "latency_ms", phase))
+        return estimated(self.what, self.unit, Exact(dropped, arrived + dropped))

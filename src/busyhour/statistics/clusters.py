@@ -32,6 +32,7 @@ class Alike:
 
     factor: float = 1.0
     icc: float = 0.0
+    of: str = "call"
 
     def clause(self, n: int, noun: str) -> str:
         """What a sentence must say when the discount bit; "" when it did not."""
@@ -39,7 +40,7 @@ class Alike:
             return ""
         weight = n / self.factor
         count = f"{weight:.0f}" if weight >= 10 else f"{weight:.1f}"
-        return f"{noun} of one call are alike (correlation {self.icc:.2f}), so that {n} weigh as {count}"
+        return f"{noun} of one {self.of} are alike (correlation {self.icc:.2f}), so that {n} weigh as {count}"
 
 
 INDEPENDENT = Alike()
@@ -64,34 +65,40 @@ def design_effect(over: Bools, groups: Groups) -> Alike:
 
     A single group says nothing of other groups: all its readings weigh as one.
     """
-    n = over.size
-    sizes = np.bincount(groups).astype(np.float64) if n else np.zeros(0)
-    count = sizes.size
+    if not over.size:
+        return INDEPENDENT
+    overs, sizes = np.bincount(groups, weights=over), np.bincount(groups)
+    return design_effect_of(overs.astype(np.float64), sizes.astype(np.float64))
+
+
+def design_effect_of(overs: Floats, sizes: Floats, of: str = "call") -> Alike:
+    """The same from counts: how many are over, and how many there are, in each group that has any."""
+    n, count = int(sizes.sum()), sizes.size
     if n == count:
         return INDEPENDENT
     if count == 1:
-        return Alike(float(n), 1.0)
-    rarer = over if 2 * over.sum() <= n else ~over
-    between, within = _mean_squares(rarer, groups, sizes)
+        return Alike(float(n), 1.0, of)
+    rarer = overs if 2 * overs.sum() <= n else sizes - overs
+    between, within = _mean_squares(rarer, sizes)
     if between <= within:
         return INDEPENDENT
     if rarer.sum() < ENOUGH:
-        together = np.bincount(groups, weights=rarer).astype(np.float64)
-        if not _bunched(together, float((sizes * (sizes - 1)).sum()) / (n * (n - 1))):
+        if not _bunched(rarer, float((sizes * (sizes - 1)).sum()) / (n * (n - 1))):
             return INDEPENDENT
     elif within > 0 and f_above(between / within, count - 1, n - count) > 0.05:
         return INDEPENDENT
     usual = (n - float((sizes**2).sum()) / n) / (count - 1)
     icc = float((between - within) / (between + (usual - 1) * within))
-    return Alike(1.0 + (float((sizes**2).sum()) / n - 1.0) * icc, icc)
+    return Alike(1.0 + (float((sizes**2).sum()) / n - 1.0) * icc, icc, of)
 
 
-def _mean_squares(over: Bools, groups: Groups, sizes: Floats) -> tuple[float, float]:
-    shares = np.bincount(groups, weights=over) / sizes
-    share = float(over.mean())
+def _mean_squares(overs: Floats, sizes: Floats) -> tuple[float, float]:
+    n = float(sizes.sum())
+    shares = overs / sizes
+    share = float(overs.sum()) / n
     between = float((sizes * (shares - share) ** 2).sum()) / (sizes.size - 1)
     # Of zeros and ones the squares within a group sum to m s (1 - s); rounding must not make equal groups differ.
-    within = float((sizes * shares * (1 - shares)).sum()) / (over.size - sizes.size)
+    within = float((sizes * shares * (1 - shares)).sum()) / (n - sizes.size)
     return between, within
 
 

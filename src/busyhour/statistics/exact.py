@@ -43,7 +43,7 @@ class Exact:
 class Worst:
     """The largest of `ordered`. No number of readings shows that none can be worse, so it speaks of this run only."""
 
-    ordered: tuple[float, ...]
+    ordered: Sequence[float]
     noun: str = "readings"
 
     @classmethod
@@ -56,7 +56,7 @@ class Worst:
 
     @property
     def value(self) -> float | None:
-        return self.ordered[-1] if self.ordered else None
+        return self.ordered[-1] if self.n else None
 
     @property
     def low(self) -> float | None:
@@ -80,7 +80,7 @@ class Worst:
         return self._unless_empty()
 
     def _unless_empty(self) -> Comparison:
-        if not self.ordered:
+        if not self.n:
             return Comparison(Outcome.INCONCLUSIVE, "nothing was measured")
         return Comparison(Outcome.PASS, "the worst of this run, no bound for the next")
 

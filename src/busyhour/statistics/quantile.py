@@ -16,7 +16,8 @@ from math import ceil, inf
 import numpy as np
 
 from busyhour.model import Comparison, Outcome
-from busyhour.statistics.clusters import ENOUGH, INDEPENDENT, Alike, design_effect, numbered
+from busyhour.statistics.clusters import ENOUGH, INDEPENDENT, Alike, design_effect, design_effect_of, numbered
+from busyhour.statistics.counted import Counted
 from busyhour.statistics.rate import ALPHA, compare, missing
 from busyhour.statistics.tails import binomial_below, share_above
 from busyhour.statistics.wording import certified
@@ -59,7 +60,7 @@ def _count_while(n: int, holds: Callable[[int], bool]) -> int:
 class Quantile:
     """The quantile `q` of `ordered` samples, the infinitely late among them. `noun` says what they are: "turns"."""
 
-    ordered: tuple[float, ...]
+    ordered: Sequence[float]
     q: float
     noun: str = "samples"
     alike: Alike = INDEPENDENT
@@ -84,6 +85,15 @@ class Quantile:
             slowest = max(samples.size - rank(samples.size, q), min(ENOUGH, samples.size // 2), 1)
             alike = design_effect(samples >= ordered[-slowest], numbered(groups, samples.size))
         return cls(tuple(ordered.tolist()), q, noun, alike)
+
+    @classmethod
+    def of_counts(cls, counted: Counted, q: float, *, noun: str = "samples", group: str = "second") -> Quantile:
+        """The same from counts of equal samples in groups, of which `group` says what they are."""
+        n, alike = len(counted), INDEPENDENT
+        if n:
+            slowest = max(n - rank(n, q), min(ENOUGH, n // 2), 1)
+            alike = design_effect_of(*counted.at_least(counted[n - slowest]), of=group)
+        return cls(counted, q, noun, alike)
 
     @property
     def n(self) -> int:
