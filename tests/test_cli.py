@@ -183,7 +183,7 @@ def test_an_existing_journal_is_never_overwritten(plan, journal, capsys) -> None
 
 
 def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore[no-untyped-def]
-    for command in ("run", "judge", "report", "prove", "call", "emulate", "behave", "learn"):
+    for command in ("run", "judge", "report", "prove", "capacity", "call", "emulate", "behave", "learn"):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0

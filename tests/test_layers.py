@@ -48,6 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learn": FOUNDATION | {"clock", "emulate", "emulators"},
     "matrix": FOUNDATION,
     "controls": FOUNDATION | {"conduct", "gates", "journal", "matrix", "planfile", "proofs"},
+    "capacity": FOUNDATION
+    | {"arrivals", "clock", "conduct", "gates", "journal", "planfile", "probes", "proc", "statistics", "workloads"},
     "testing": FOUNDATION | {"arrivals", "clock", "carriers", "media", "statistics"},
     "timeline": FOUNDATION | {"carriers", "clock", "media", "workloads"},
     "cli": {"*"},

@@ -1,4 +1,4 @@
-"""The command line: run, judge, report, prove, call, emulate, behave, learn.
+"""The command line: run, judge, report, prove, capacity, call, emulate, behave, learn.
 
 Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
 130 interrupted before anything was measured; 141 nobody reads the output any more.
@@ -20,6 +20,7 @@ from typing import TextIO, TypeAlias
 from rich.console import Console
 
 from busyhour import __version__, controls, matrix, proofs, timeline
+from busyhour.capacity import command as searching
 from busyhour.clock import wall_time
 from busyhour.conduct import conduct
 from busyhour.emulate import behave, serve
@@ -159,6 +160,13 @@ def _prove(arguments: argparse.Namespace) -> int:
     proven = sum(proof.status == proofs.PROVEN for proof in found.values())
     sys.stdout.write(f"\n{proven} of {len(found)} gates are proven; kept in {proofs.path_of(file)}\n")
     return code or (1 if proven < len(found) else 0)
+
+
+def _capacity(arguments: argparse.Namespace) -> int:
+    file = load(Path(arguments.plan), _options(arguments))
+    with ExitStack() as files:
+        out = files.enter_context(_opened(Path(arguments.json))) if arguments.json else None
+        return searching.capacity(arguments, file, out, console=_console())
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -307,6 +315,9 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--journals", metavar="FOLDER", help="keep the controls' journals here")
     prove.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
 
+    searching.arguments(
+        command("capacity", _capacity, "find how many calls at once pass all gates", searching.EXAMPLE), plan_options
+    )
     _add_commands_without_a_plan(command)
     return parser
 

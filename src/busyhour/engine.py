@@ -175,16 +175,12 @@ class Execution:
     async def _services(self) -> AsyncIterator[None]:
         """Twins first, then the carrier, then the target: each may refer to those before it."""
         async with AsyncExitStack() as stack:
-            for service in self._all_services():
+            for service in self._plan.everyone:
                 self.progress.doing = f"starting {service.name}"
                 endpoint = await stack.enter_async_context(service.running(dict(self._endpoints)))
                 self._endpoints[service.name] = endpoint
                 self._mark("service.started", service.name, url=endpoint.url, pids=list(endpoint.pids))
             yield
-
-    def _all_services(self) -> Sequence[Service]:
-        carrier = [] if self._plan.carrier is None else [self._plan.carrier]
-        return [*self._plan.services, *carrier, self._plan.target]
 
     # ---------------------------------------------------------------- phases
 
@@ -336,11 +332,11 @@ class Execution:
             self._dropped_unwritten = 0
         if self._meter is not None:
             self._append_samples(self._meter.drain(now_ns))
-        for service in self._all_services():
+        for service in self._plan.everyone:
             if isinstance(service, Metered):
                 self._append_samples(service.drain(now_ns))
         await asyncio.gather(*(self._read(probe, now_ns) for probe in self._plan.probes))
-        await asyncio.gather(*(self._hear_witness(s) for s in self._all_services() if isinstance(s, Witness)))
+        await asyncio.gather(*(self._hear_witness(s) for s in self._plan.everyone if isinstance(s, Witness)))
 
     async def _read(self, probe: Probe, now_ns: int) -> None:
         readings = probe.read(self._endpoints[probe.service])
@@ -372,7 +368,7 @@ class Execution:
             self._notebook.append(sample)
 
     async def _bury_the_dead(self) -> None:
-        for service in self._all_services():
+        for service in self._plan.everyone:
             if isinstance(service, Mortal) and (obituary := service.obituary()) is not None and self._stopping is None:
                 role = "target" if service is self._plan.target else "harness"
                 self._mark("service.died", service.name, obituary=obituary, role=role)

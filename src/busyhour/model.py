@@ -286,8 +286,7 @@ class Checkable(Protocol):
 
 
 class FaultUnavailable(Exception):
-    """A fault that cannot be injected here, for want of a right or a means: its phase is not run. `reason` is a clause
-    that follows the fault's name, with the mend."""
+    """A fault that cannot be injected here: its phase is not run. `reason` follows the fault's name, with the mend."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -473,8 +472,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Indicators side by side for people to read: one for each row and column, None where there is none. Nothing is
-    judged by it."""
+    """Indicators side by side for people to read, None where there is none. Nothing is judged by it."""
 
     title: str
     columns: Sequence[str]
@@ -495,3 +493,8 @@ class Plan:
     controls: Sequence[Control] = ()
     tables: Sequence[Table] = ()
     about: str = ""
+
+    @property
+    def everyone(self) -> Sequence[Service]:
+        """All that is started, in that order: each may refer to those before it."""
+        return [*self.services, *([self.carrier] if self.carrier else []), self.target]

@@ -16,7 +16,7 @@ from typing import Any
 from busyhour.arrivals import Hold
 from busyhour.errors import PlanError
 from busyhour.faults import contradictions
-from busyhour.model import Checkable, Gate, Phase, Plan, Service, Variation
+from busyhour.model import Checkable, Gate, Phase, Plan, Variation
 
 
 def _switch(text: str) -> bool:
@@ -113,8 +113,7 @@ def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str
 def check(plan: Plan) -> list[str]:
     """Every problem of a plan that can be seen without starting it."""
     problems = _double("phase", [phase.name for phase in plan.phases])
-    carrier = [] if plan.carrier is None else [plan.carrier]
-    services: Sequence[Service] = [*plan.services, *carrier, plan.target]
+    services = plan.everyone
     problems += _double("service", [service.name for service in services])
     problems += _double("gate", [gate.name for gate in [*plan.gates, *plan.valid_if]])
     phases = {phase.name for phase in plan.phases}

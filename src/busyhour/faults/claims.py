@@ -85,9 +85,7 @@ class Disturbable(Protocol):
 
 def contradictions(plan: Plan) -> list[str]:
     """What cannot be meant: a sentence for each fault without a victim, and for each two that contradict each other."""
-    carrier = [] if plan.carrier is None else [plan.carrier]
-    everyone: Sequence[Service] = [*plan.services, *carrier, plan.target]
-    services = {service.name: service for service in everyone}
+    services = {service.name: service for service in plan.everyone}
     problems: list[str] = []
     for phase in plan.phases:
         for fault in phase.faults:
