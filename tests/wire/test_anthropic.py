@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -23,11 +22,11 @@ from busyhour.emulators.anthropic.application import application
 from busyhour.emulators.anthropic.request import asked
 from busyhour.emulators.language_model import Refused, finish
 from busyhour.emulators.receptionist import Said
-from busyhour.emulators.twin import Twin, listening
-from busyhour.model import MS, Operation
+from busyhour.emulators.twin import Twin
+from busyhour.model import MS
 
-PARKING = "There is free parking right behind the building."
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
+from .stages import AT_ONCE, OFFER, PARKING, Stage, served
+
 ASK: dict[str, Any] = {
     "model": "claude-haiku-4-5",
     "max_tokens": 100,
@@ -42,31 +41,16 @@ CHECK: Any = {
 HEADERS = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
 
 
-@dataclass
-class Stage:
-    twin: Twin
-    url: str
-    client: anthropic.AsyncAnthropic
-
-    async def row(self) -> Operation:
-        """The next witnessed operation: it may be written a moment after the client saw the end."""
-        async with asyncio.timeout(5):
-            while True:
-                rows, _ = self.twin.drain()
-                if rows:
-                    assert len(rows) == 1
-                    return rows[0]
-                await asyncio.sleep(0.002)
-
-
 @asynccontextmanager
-async def playing(more: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Stage]:
-    service = Anthropic(**{"first_token": Constant(0), "between_tokens": Constant(0), **settings})
-    twin = Twin("llm", service._behaviour, SystemClock())
-    async with listening(application(twin, more or {})) as port:
-        url = f"http://127.0.0.1:{port}"
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-test", max_retries=0, timeout=10) as client:
-            yield Stage(twin, url, client)
+async def playing(
+    more: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Stage[anthropic.AsyncAnthropic]]:
+    """By default tokens come at once."""
+    async with (
+        served(Anthropic(**{**AT_ONCE, **settings}), application, more) as (twin, url),
+        anthropic.AsyncAnthropic(base_url=url, api_key="sk-test", max_retries=0, timeout=10) as client,
+    ):
+        yield Stage(twin, url, client)
 
 
 async def events_of(client: anthropic.AsyncAnthropic, **more: Any) -> list[Any]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -19,83 +16,11 @@ from cartesia.types.websocket_response import Chunk, Done, Error, FlushDone, Tim
 
 from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
-from busyhour.emulators.cartesia import Cartesia
-from busyhour.emulators.cartesia.api import application
-from busyhour.emulators.twin import Twin, listening
 from busyhour.media.utterances import PAUSE_MS, spoken
-from busyhour.model import MS, Operation
+from busyhour.model import MS
 
-VOICE = "a0e99841-438c-4a64-b679-ae501e7d6091"
-S16: dict[str, Any] = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}
-PARKING = "There is free parking right behind the building."
-REQUEST: Any = {"model_id": "sonic-3", "output_format": S16, "transcript": PARKING, "voice": VOICE}
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
-
-
-@dataclass
-class Stage:
-    """A twin on a real socket in this process, and the SDK's client on it."""
-
-    twin: Twin
-    port: int
-    client: cartesia.AsyncCartesia
-    session: aiohttp.ClientSession
-
-    async def rows(self, count: int = 1) -> list[Operation]:
-        """The next witnessed operations: they may be written a moment after the client saw the end."""
-        found: list[Operation] = []
-        async with asyncio.timeout(5):
-            while len(found) < count:
-                found += self.twin.drain()[0]
-                await asyncio.sleep(0.002)
-        assert len(found) == count
-        return found
-
-    def raw(self) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
-        return self.session.ws_connect(f"ws://127.0.0.1:{self.port}/tts/websocket?api_key=x")
-
-
-@asynccontextmanager
-async def playing(**settings: Any) -> AsyncIterator[Stage]:
-    """By default audio comes at once, a thousand times faster than it plays."""
-    service = Cartesia(**{"first_audio": Constant(0), "realtime_factor": 1000.0, **settings})
-    twin = Twin("tts", service._behaviour, SystemClock())
-    async with (
-        listening(application(twin, {})) as port,
-        aiohttp.ClientSession() as session,
-        cartesia.AsyncCartesia(
-            api_key="sk_car_x",
-            base_url=f"http://127.0.0.1:{port}",
-            websocket_base_url=f"ws://127.0.0.1:{port}",
-            max_retries=0,
-            timeout=10,
-        ) as client,
-    ):
-        yield Stage(twin, port, client, session)
-
-
-def context(socket: Any, *, timeout: float = 5, **more: Any) -> Any:
-    return socket.context(**{"model_id": "sonic-3", "voice": VOICE, "output_format": S16, "timeout": timeout, **more})
-
-
-async def heard(speech: Any) -> list[Any]:
-    return [event async for event in speech.receive()]
-
-
-def audio(events: list[Any]) -> bytes:
-    return b"".join(event.audio or b"" for event in events if isinstance(event, Chunk))
-
-
-def s16(text: str) -> bytes:
-    return spoken(text, 8000).astype("<i2").tobytes()
-
-
-def message(**more: Any) -> str:
-    return json.dumps(
-        {"model_id": "sonic-3", "voice": {"id": VOICE}, "output_format": S16, "context_id": "c", "transcript": PARKING}
-        | more
-    )
-
+from .cartesia_stage import REQUEST, S16, audio, context, heard, message, playing, s16
+from .stages import OFFER, PARKING
 
 # ---------------------------------------------------------------- speaking
 
@@ -274,36 +199,6 @@ async def test_a_context_that_waits_too_long_ends_and_its_last_input_is_still_an
 # ---------------------------------------------------------------- ending early
 
 
-async def test_a_cancelled_context_falls_silent_and_the_socket_lives_on() -> None:
-    async with playing(realtime_factor=1.0) as stage, stage.client.tts.websocket_connect() as socket:
-        speech = context(socket)
-        await speech.push(OFFER)
-        assert isinstance(await anext(speech.receive()), Chunk)
-        await speech.cancel()
-        (row,) = await stage.rows()
-        assert (row.outcome, row.detail["cancelled"]) == ("ok", True)
-        assert row.detail["audio_ms"] < 1000  # type: ignore[operator]
-        again = context(socket)
-        await again.push("One moment please.")
-        await again.no_more_inputs()
-        assert isinstance((await heard(again))[-1], Done)
-
-
-async def test_a_context_cancelled_before_it_began_is_witnessed() -> None:
-    async with playing(first_audio=Constant(60_000)) as stage, stage.raw() as socket:
-        await socket.send_str(message())
-        await socket.send_str(json.dumps({"context_id": "c", "cancel": True}))
-        (row,) = await stage.rows()
-    assert (row.outcome, row.detail["cancelled"], row.detail["audio_ms"]) == ("ok", True, 0)
-
-
-async def test_cancelling_the_unknown_is_harmless() -> None:
-    async with playing() as stage, stage.raw() as socket:
-        await socket.send_str(json.dumps({"context_id": "nobody", "cancel": True}))
-        await socket.send_str(message())
-        assert (await socket.receive_json())["type"] == "chunk"
-
-
 async def test_a_client_that_leaves_in_mid_speech_is_seen() -> None:
     async with playing(realtime_factor=1.0) as stage:
         async with stage.raw() as socket:
@@ -415,9 +310,9 @@ async def test_a_refused_connection(status: int) -> None:
 async def test_a_key_is_needed() -> None:
     async with playing() as stage:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await stage.session.ws_connect(f"ws://127.0.0.1:{stage.port}/tts/websocket")
+            await stage.session.ws_connect(f"{stage.url}/tts/websocket")
         assert refused.value.status == 401
-        url = f"ws://127.0.0.1:{stage.port}/tts/websocket"
+        url = f"{stage.url}/tts/websocket"
         for headers in ({"X-API-Key": "k"}, {"Authorization": "Bearer k"}):
             async with stage.session.ws_connect(url, headers=headers) as socket:
                 assert not socket.closed

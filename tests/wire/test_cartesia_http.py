@@ -7,8 +7,6 @@ import io
 import json
 import wave
 from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -21,54 +19,24 @@ from busyhour.emulators.cartesia import Cartesia
 from busyhour.emulators.cartesia.api import application
 from busyhour.emulators.twin import Twin, listening
 from busyhour.media.utterances import PAUSE_MS, spoken
-from busyhour.model import Operation
 
-PARKING = "There is free parking right behind the building."
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
-S16 = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}
-REQUEST: Any = {"model_id": "sonic-3", "output_format": S16, "transcript": PARKING, "voice": "v"}
-
-
-@asynccontextmanager
-async def playing(**settings: Any) -> AsyncIterator[tuple[Twin, cartesia.AsyncCartesia]]:
-    """A twin on a real socket in this process, and the SDK's client on it; audio comes at once."""
-    service = Cartesia(**{"first_audio": Constant(0), "realtime_factor": 1000.0, **settings})
-    twin = Twin("tts", service._behaviour, SystemClock())
-    async with (
-        listening(application(twin, {})) as port,
-        cartesia.AsyncCartesia(api_key="x", base_url=f"http://127.0.0.1:{port}", max_retries=0, timeout=10) as client,
-    ):
-        yield twin, client
-
-
-def s16(text: str) -> bytes:
-    return spoken(text, 8000).astype("<i2").tobytes()
-
-
-async def witnessed(twin: Twin) -> Operation:
-    """The one witnessed operation, which may be written a moment after the client saw the end."""
-    async with asyncio.timeout(5):
-        while True:
-            rows, _ = twin.drain()
-            if rows:
-                assert len(rows) == 1
-                return rows[0]
-            await asyncio.sleep(0.002)
+from .cartesia_stage import REQUEST, S16, playing, s16
+from .stages import OFFER, PARKING
 
 
 async def test_bytes() -> None:
-    async with playing() as (twin, client):
-        response = await client.tts.generate(**{**REQUEST, "transcript": f"{PARKING} {OFFER}"})
+    async with playing() as stage:
+        response = await stage.client.tts.generate(**{**REQUEST, "transcript": f"{PARKING} {OFFER}"})
         octets = await response.read()
-        row = await witnessed(twin)
+        row = await stage.row()
     assert octets == s16(PARKING) + bytes(PAUSE_MS * 16) + s16(OFFER)
     assert (row.kind, row.outcome, row.detail["text"]) == ("tts", "ok", f"{PARKING} {OFFER}")
 
 
 async def test_a_wav_file() -> None:
-    async with playing() as (_, client):
+    async with playing() as stage:
         form = {"container": "wav", "encoding": "pcm_s16le", "sample_rate": 16000}
-        response = await client.tts.generate(**{**REQUEST, "output_format": form})
+        response = await stage.client.tts.generate(**{**REQUEST, "output_format": form})
         octets = await response.read()
     with wave.open(io.BytesIO(octets)) as read:
         assert read.getframerate() == 16000
@@ -76,8 +44,8 @@ async def test_a_wav_file() -> None:
 
 
 async def test_server_sent_events() -> None:
-    async with playing() as (_, client):
-        stream = await client.tts.generate_sse(**REQUEST, add_timestamps=True, context_id="mine")
+    async with playing() as stage:
+        stream = await stage.client.tts.generate_sse(**REQUEST, add_timestamps=True, context_id="mine")
         events: list[Any] = [event async for event in stream]
     assert [event.type for event in events] == ["timestamps", *["chunk"] * (len(events) - 2), "done"]
     assert b"".join(event.audio for event in events[1:-1]) == s16(PARKING)
@@ -89,21 +57,21 @@ async def test_server_sent_events() -> None:
     ("outcome", "error"), [("error", cartesia.InternalServerError), ("reset", cartesia.APIConnectionError)]
 )
 async def test_failures_over_http(path: str, outcome: str, error: type[Exception]) -> None:
-    async with playing(outcomes={outcome: 1}) as (twin, client):
-        ask: Any = client.tts.generate if path == "bytes" else client.tts.generate_sse
+    async with playing(outcomes={outcome: 1}) as stage:
+        ask: Any = stage.client.tts.generate if path == "bytes" else stage.client.tts.generate_sse
         with pytest.raises(error):
             await ask(**REQUEST)
-        assert twin.as_json()["served"] == {outcome: 1}
-        assert (await witnessed(twin)).outcome == outcome
+        assert stage.twin.as_json()["served"] == {outcome: 1}
+        assert (await stage.row()).outcome == outcome
 
 
 @pytest.mark.parametrize("path", ["bytes", "sse"])
 async def test_without_credit_there_is_an_error_that_says_so(path: str) -> None:
-    async with playing(outcomes={"quota": 1}) as (twin, client):
-        ask: Any = client.tts.generate if path == "bytes" else client.tts.generate_sse
+    async with playing(outcomes={"quota": 1}) as stage:
+        ask: Any = stage.client.tts.generate if path == "bytes" else stage.client.tts.generate_sse
         with pytest.raises(cartesia.APIStatusError) as refused:
             await ask(**REQUEST)
-        row = await witnessed(twin)
+        row = await stage.row()
     assert refused.value.status_code == 402
     assert isinstance(refused.value.body, dict)
     assert refused.value.body["error_code"] == "quota_exceeded"
@@ -121,23 +89,23 @@ async def test_a_key_that_is_not_the_one_that_was_set() -> None:
 
 
 async def test_zero_audio_over_http() -> None:
-    async with playing(outcomes={"zero_audio": 1}) as (_, client):
-        assert await (await client.tts.generate(**REQUEST)).read() == b""
-        stream = await client.tts.generate_sse(**REQUEST)
+    async with playing(outcomes={"zero_audio": 1}) as stage:
+        assert await (await stage.client.tts.generate(**REQUEST)).read() == b""
+        stream = await stage.client.tts.generate_sse(**REQUEST)
         assert [event.type async for event in stream] == ["done"]
 
 
 async def test_bad_requests_over_http() -> None:
-    async with playing() as (twin, client):
+    async with playing() as stage:
         with pytest.raises(cartesia.BadRequestError, match="transcript must not be empty"):
-            await client.tts.generate(**{**REQUEST, "transcript": " "})
+            await stage.client.tts.generate(**{**REQUEST, "transcript": " "})
         with pytest.raises(cartesia.BadRequestError, match="container must be one of raw, wav here"):
-            await client.tts.generate(**{**REQUEST, "output_format": {"container": "mp3", "sample_rate": 8000}})
+            await stage.client.tts.generate(**{**REQUEST, "output_format": {"container": "mp3", "sample_rate": 8000}})
         with pytest.raises(cartesia.NotFoundError):
-            await client.voices.get("nobody")
+            await stage.client.voices.get("nobody")
         with pytest.raises(cartesia.APIStatusError) as refused:
-            await client.get("/tts/websocket", cast_to=object)
-        assert twin.as_json()["served"] == {"http_400": 2, "http_404": 1, "http_426": 1}
+            await stage.client.get("/tts/websocket", cast_to=object)
+        assert stage.twin.as_json()["served"] == {"http_400": 2, "http_404": 1, "http_426": 1}
     assert refused.value.status_code == 426
 
 
@@ -158,8 +126,8 @@ async def test_the_synchronous_client() -> None:
             speech.no_more_inputs()
             return b"".join(event.audio or b"" for event in speech.receive() if event.type == "chunk")
 
-    async with playing() as (_, client):
-        assert await asyncio.to_thread(speak, str(client.base_url)) == s16(PARKING)
+    async with playing() as stage:
+        assert await asyncio.to_thread(speak, str(stage.client.base_url)) == s16(PARKING)
 
 
 # ---------------------------------------------------------------- the real process

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from .stages import rows_of
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the SDK uses the legacy client of websockets
     from deepgram import AsyncDeepgramClient
@@ -57,14 +59,7 @@ class Stage:
         return client_of(self.url).listen.v1.connect(**{**TALKING, **query})
 
     async def rows(self, kind: str, count: int = 1) -> list[Operation]:
-        """The next witnessed operations of a kind: they may be written a moment after the client saw the end."""
-        found: list[Operation] = []
-        async with asyncio.timeout(5):
-            while len(found) < count:
-                found += [row for row in self.twin.drain()[0] if row.kind == kind]
-                await asyncio.sleep(0.002)
-        assert len(found) == count
-        return found
+        return await rows_of(self.twin, count, kind=kind)
 
     async def refusal(self, *, headers: Any = None, **query: Any) -> tuple[int, Any, Any]:
         upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}

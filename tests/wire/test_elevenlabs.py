@@ -6,7 +6,6 @@ import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -22,14 +21,14 @@ from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
 from busyhour.emulators.elevenlabs import ElevenLabs
 from busyhour.emulators.elevenlabs.api import application
-from busyhour.emulators.twin import Twin, listening
+from busyhour.emulators.twin import Twin
 from busyhour.errors import PlanError
 from busyhour.media.utterances import PAUSE_MS, sentences, spoken
-from busyhour.model import MS, Operation
+from busyhour.model import MS
+
+from .stages import OFFER, PARKING, Stage, served
 
 VOICE = "21m00Tcm4TlvDq8ikWAM"
-PARKING = "There is free parking right behind the building."
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
 ASK: dict[str, Any] = {
     "voice_id": VOICE,
     "text": PARKING,
@@ -39,32 +38,11 @@ ASK: dict[str, Any] = {
 }
 
 
-@dataclass
-class Stage:
-    """A twin on a real socket in this process, and the SDK's client on it."""
-
-    twin: Twin
-    url: str
-    client: AsyncElevenLabs
-
-    async def rows(self, count: int = 1) -> list[Operation]:
-        """The next witnessed operations: they may be written a moment after the client saw the end."""
-        found: list[Operation] = []
-        async with asyncio.timeout(5):
-            while len(found) < count:
-                found += self.twin.drain()[0]
-                await asyncio.sleep(0.002)
-        assert len(found) == count
-        return found
-
-
 @asynccontextmanager
-async def playing(*, api_key: str = "", given: str = "sk_x", **settings: Any) -> AsyncIterator[Stage]:
+async def playing(*, api_key: str = "", given: str = "sk_x", **settings: Any) -> AsyncIterator[Stage[AsyncElevenLabs]]:
     """By default audio comes at once, a thousand times faster than it plays."""
     service = ElevenLabs(**{"first_audio": Constant(0), "realtime_factor": 1000.0, **settings})
-    twin = Twin("tts", service._behaviour, SystemClock())
-    async with listening(application(twin, {"api_key": api_key})) as port:
-        url = f"http://127.0.0.1:{port}"
+    async with served(service, application, {"api_key": api_key}) as (twin, url):
         client = AsyncElevenLabs(base_url=url, api_key=given, timeout=10)
         try:
             yield Stage(twin, url, client)
@@ -165,7 +143,7 @@ async def test_the_synchronous_client() -> None:
 # ---------------------------------------------------------------- refusing
 
 
-async def refused(stage: Stage, **change: Any) -> ApiError:
+async def refused(stage: Stage[AsyncElevenLabs], **change: Any) -> ApiError:
     with pytest.raises(ApiError) as problem:
         await whole(stage.client.text_to_speech.convert(**{**ASK, **change}))
     return problem.value

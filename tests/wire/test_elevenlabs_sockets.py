@@ -28,6 +28,8 @@ from busyhour.emulators.twin import Twin, listening
 from busyhour.media.utterances import PAUSE_MS, sentences, spoken
 from busyhour.model import MS, Operation
 
+from .stages import rows_of
+
 # The SDK asks websockets for the close code in a way that is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:ConnectionClosed.(code|reason) is deprecated:DeprecationWarning")
 
@@ -44,14 +46,7 @@ class Stage:
     port: int
 
     async def rows(self, count: int = 1) -> list[Operation]:
-        """The next witnessed operations: they may be written a moment after the client saw the end."""
-        found: list[Operation] = []
-        async with asyncio.timeout(5):
-            while len(found) < count:
-                found += self.twin.drain()[0]
-                await asyncio.sleep(0.002)
-        assert len(found) == count
-        return found
+        return await rows_of(self.twin, count)
 
     def connect(self, query: str = "", *, path: str = "multi-stream-input", key: str = "sk_x") -> websockets.connect:
         url = f"ws://127.0.0.1:{self.port}/v1/text-to-speech/anyone/{path}?output_format=pcm_8000&{query}"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -18,12 +15,11 @@ from busyhour.clock import SystemClock
 from busyhour.emulators import Constant
 from busyhour.emulators.language_model import tokens_of
 from busyhour.emulators.openai import OpenAI
-from busyhour.emulators.openai.application import application
-from busyhour.emulators.twin import Twin, listening
-from busyhour.model import MS, Operation
+from busyhour.model import MS
 
-PARKING = "There is free parking right behind the building."
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
+from .stages import OFFER, PARKING
+from .stages import playing_openai as playing
+
 ASK: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Where can I park?"}]}
 CHECK: Any = {
     "type": "function",
@@ -32,35 +28,6 @@ CHECK: Any = {
         "parameters": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
     },
 }
-
-
-@dataclass
-class Stage:
-    """A twin on a real socket in this process, and the SDK's client on it."""
-
-    twin: Twin
-    url: str
-    client: openai.AsyncOpenAI
-
-    async def row(self) -> Operation:
-        """The next witnessed operation: it may be written a moment after the client saw the end."""
-        async with asyncio.timeout(5):
-            while True:
-                rows, _ = self.twin.drain()
-                if rows:
-                    assert len(rows) == 1
-                    return rows[0]
-                await asyncio.sleep(0.002)
-
-
-@asynccontextmanager
-async def playing(more: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Stage]:
-    service = OpenAI(**{"first_token": Constant(0), "between_tokens": Constant(0), **settings})
-    twin = Twin("llm", service._behaviour, SystemClock())
-    async with listening(application(twin, more or {})) as port:
-        url = f"http://127.0.0.1:{port}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="sk-test", max_retries=0, timeout=10) as client:
-            yield Stage(twin, url, client)
 
 
 async def streamed(client: openai.AsyncOpenAI, **more: Any) -> list[ChatCompletionChunk]:

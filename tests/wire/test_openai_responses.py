@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -17,18 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from busyhour.clock import SystemClock
-from busyhour.emulators import Constant
 from busyhour.emulators.language_model import Finished, LanguageModel, Refused, finish
 from busyhour.emulators.openai import OpenAI
-from busyhour.emulators.openai.application import application
 from busyhour.emulators.openai.memory import RESPONSES_AT_MOST, History, Memory
 from busyhour.emulators.openai.responses_request import asked
 from busyhour.emulators.receptionist import Said
-from busyhour.emulators.twin import Twin, listening
-from busyhour.model import Operation
+from busyhour.emulators.twin import Twin
 
-PARKING = "There is free parking right behind the building."
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
+from .stages import OFFER, PARKING
+from .stages import playing_openai as playing
+
 ASK: dict[str, Any] = {"model": "gpt-4.1-mini", "input": "Where can I park?"}
 TUESDAY: dict[str, Any] = {"model": "gpt-4.1-mini", "input": "Tuesday morning please."}
 CHECK: Any = {
@@ -37,33 +31,6 @@ CHECK: Any = {
     "parameters": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
     "strict": False,
 }
-
-
-@dataclass
-class Stage:
-    twin: Twin
-    url: str
-    client: openai.AsyncOpenAI
-
-    async def row(self) -> Operation:
-        """The next witnessed operation: it may be written a moment after the client saw the end."""
-        async with asyncio.timeout(5):
-            while True:
-                rows, _ = self.twin.drain()
-                if rows:
-                    assert len(rows) == 1
-                    return rows[0]
-                await asyncio.sleep(0.002)
-
-
-@asynccontextmanager
-async def playing(more: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Stage]:
-    service = OpenAI(**{"first_token": Constant(0), "between_tokens": Constant(0), **settings})
-    twin = Twin("llm", service._behaviour, SystemClock())
-    async with listening(application(twin, more or {})) as port:
-        url = f"http://127.0.0.1:{port}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="sk-test", max_retries=0, timeout=10) as client:
-            yield Stage(twin, url, client)
 
 
 async def events_of(client: openai.AsyncOpenAI, **more: Any) -> list[Any]:

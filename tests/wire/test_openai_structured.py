@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -13,14 +10,11 @@ import openai
 import pydantic
 import pytest
 
-from busyhour.clock import SystemClock
-from busyhour.emulators import Constant
-from busyhour.emulators.openai import OpenAI
-from busyhour.emulators.openai.application import application
-from busyhour.emulators.twin import Twin, listening
 from busyhour.model import JSON
 
-OFFER = "We have nine o'clock in the morning or half past two in the afternoon."
+from .stages import OFFER, Stage
+from .stages import playing_openai as playing
+
 TUESDAY: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Tuesday morning please."}]}
 CHECK: Any = {
     "type": "function",
@@ -31,25 +25,10 @@ CHECK: Any = {
 }
 
 
-@asynccontextmanager
-async def playing(more: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[tuple[Twin, Any]]:
-    service = OpenAI(**{"first_token": Constant(0), "between_tokens": Constant(0), **settings})
-    twin = Twin("llm", service._behaviour, SystemClock())
-    async with (
-        listening(application(twin, more or {})) as port,
-        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0, timeout=10) as client,
-    ):
-        yield twin, client
-
-
-async def detail_of(twin: Twin) -> dict[str, JSON]:
-    """Of the next witnessed operation, with its outcome: it may be written a moment after the client saw the end."""
-    async with asyncio.timeout(5):
-        while True:
-            rows, _ = twin.drain()
-            if rows:
-                return {**rows[0].detail, "outcome": rows[0].outcome}
-            await asyncio.sleep(0.002)
+async def detail_of(stage: Stage[openai.AsyncOpenAI]) -> dict[str, JSON]:
+    """Of the next witnessed operation, with its outcome."""
+    row = await stage.row()
+    return {**row.detail, "outcome": row.outcome}
 
 
 class Topic(StrEnum):
@@ -72,10 +51,10 @@ class Turn(pydantic.BaseModel):
 
 
 async def test_the_sdk_parses_a_chat_completion_into_a_model() -> None:
-    async with playing() as (twin, client):
-        parsed = await client.chat.completions.parse(**TUESDAY, response_format=Turn)
-        detail = await detail_of(twin)
-        async with client.chat.completions.stream(**TUESDAY, response_format=Turn) as stream:
+    async with playing() as stage:
+        parsed = await stage.client.chat.completions.parse(**TUESDAY, response_format=Turn)
+        detail = await detail_of(stage)
+        async with stage.client.chat.completions.stream(**TUESDAY, response_format=Turn) as stream:
             streamed = await stream.get_final_completion()
     for answer in (parsed, streamed):
         turn = answer.choices[0].message.parsed
@@ -87,19 +66,19 @@ async def test_the_sdk_parses_a_chat_completion_into_a_model() -> None:
 
 
 async def test_a_structured_output_that_the_limit_cut_is_told_by_the_sdk() -> None:
-    async with playing() as (_, client):
+    async with playing() as stage:
         with pytest.raises(openai.LengthFinishReasonError):
-            await client.chat.completions.parse(**TUESDAY, response_format=Turn, max_tokens=4)
+            await stage.client.chat.completions.parse(**TUESDAY, response_format=Turn, max_tokens=4)
 
 
 async def test_json_mode() -> None:
     system = {"role": "system", "content": "Answer in JSON."}
     asking = {**TUESDAY, "messages": [system, *TUESDAY["messages"]]}
-    async with playing() as (_, client):
-        answer = await client.chat.completions.create(**asking, response_format={"type": "json_object"})
+    async with playing() as stage:
+        answer = await stage.client.chat.completions.create(**asking, response_format={"type": "json_object"})
         with pytest.raises(openai.BadRequestError, match="must contain the word 'json'"):
-            await client.chat.completions.create(**TUESDAY, response_format={"type": "json_object"})
-        text = await client.chat.completions.create(**TUESDAY, response_format={"type": "text"})
+            await stage.client.chat.completions.create(**TUESDAY, response_format={"type": "json_object"})
+        text = await stage.client.chat.completions.create(**TUESDAY, response_format={"type": "text"})
     assert json.loads(answer.choices[0].message.content) == {"reply": OFFER}
     assert text.choices[0].message.content == OFFER
 
@@ -139,9 +118,9 @@ def strict(schema: JSON) -> JSON:
     ],
 )
 async def test_a_wrong_format_is_the_sdks_bad_request(form: Any, param: str, part: str) -> None:
-    async with playing() as (_, client):
+    async with playing() as stage:
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.post("/chat/completions", body={**TUESDAY, "response_format": form}, cast_to=object)
+            await stage.client.post("/chat/completions", body={**TUESDAY, "response_format": form}, cast_to=object)
     assert refused.value.param == param
     assert part in refused.value.message
 
@@ -155,25 +134,25 @@ BOTH: dict[str, Any] = {
 
 
 async def test_two_days_are_two_calls() -> None:
-    async with playing() as (_, client):
-        whole = await client.chat.completions.create(**BOTH, tools=[CHECK])
-        async with client.chat.completions.stream(**BOTH, tools=[CHECK]) as stream:
+    async with playing() as stage:
+        whole = await stage.client.chat.completions.create(**BOTH, tools=[CHECK])
+        async with stage.client.chat.completions.stream(**BOTH, tools=[CHECK]) as stream:
             streamed = await stream.get_final_completion()
-        one = await client.chat.completions.create(**BOTH, tools=[CHECK], parallel_tool_calls=False)
-        message = whole.choices[0].message
+        one = await stage.client.chat.completions.create(**BOTH, tools=[CHECK], parallel_tool_calls=False)
+        message: Any = whole.choices[0].message
         results = [
             {"role": "tool", "tool_call_id": call.id, "content": content}
             for call, content in zip(message.tool_calls, ('{"slots": []}', '{"slots": ["09:00"]}'), strict=True)
         ]
         after = [*BOTH["messages"], message.model_dump(exclude_none=True), *results]
-        answer = await client.chat.completions.create(**{**BOTH, "messages": after}, tools=[CHECK])
+        answer = await stage.client.chat.completions.create(**{**BOTH, "messages": after}, tools=[CHECK])
         with pytest.raises(openai.BadRequestError, match="only allowed when 'tools'"):
-            await client.chat.completions.create(**BOTH, parallel_tool_calls=True)
+            await stage.client.chat.completions.create(**BOTH, parallel_tool_calls=True)
     for completion in (whole, streamed):
-        calls = completion.choices[0].message.tool_calls
+        calls: Any = completion.choices[0].message.tool_calls
         assert [json.loads(call.function.arguments)["day"] for call in calls] == ["tuesday", "thursday"]
         assert len({call.id for call in calls}) == 2
-    assert len(one.choices[0].message.tool_calls) == 1
+    assert len(one.choices[0].message.tool_calls or ()) == 1
     assert answer.choices[0].message.content == OFFER
 
 
@@ -181,33 +160,33 @@ async def test_two_days_are_two_calls() -> None:
 
 
 async def test_a_stall_is_half_of_the_tokens_and_then_nothing() -> None:
-    async with playing(outcomes={"stall": 1}) as (twin, client):
-        stream = await client.chat.completions.create(**TUESDAY, stream=True, timeout=0.4)
+    async with playing(outcomes={"stall": 1}) as stage:
+        stream = await stage.client.chat.completions.create(**TUESDAY, stream=True, timeout=0.4)
         said = [(await anext(stream)).choices[0].delta.content for _ in range(9)]
         with pytest.raises(openai.APITimeoutError):
             await anext(stream)
         await stream.close()
-        detail = await detail_of(twin)
+        detail = await detail_of(stage)
     assert "".join(said) == detail["reply"]
     assert OFFER.startswith("".join(said))
     assert (detail["outcome"], detail["tokens"], detail["client_closed"]) == ("stall", 8, True)
 
 
 async def test_a_quota_that_is_used_up() -> None:
-    async with playing(outcomes={"quota": 1}) as (twin, client):
+    async with playing(outcomes={"quota": 1}) as stage:
         with pytest.raises(openai.RateLimitError) as refused:
-            await client.chat.completions.create(**TUESDAY)
-        detail = await detail_of(twin)
-        assert twin.as_json()["served"] == {"quota": 1}
+            await stage.client.chat.completions.create(**TUESDAY)
+        detail = await detail_of(stage)
+        assert stage.twin.as_json()["served"] == {"quota": 1}
     assert (refused.value.code, refused.value.type) == ("insufficient_quota", "insufficient_quota")
     assert (detail["outcome"], detail["api"]) == ("quota", "chat")
 
 
 async def test_a_wrong_key_is_told_whatever_was_fated() -> None:
-    async with playing({"api_key": "right"}, outcomes={"http_500": 1}) as (twin, client):
+    async with playing({"api_key": "right"}, outcomes={"http_500": 1}) as stage:
         with pytest.raises(openai.AuthenticationError):
-            await client.chat.completions.create(**TUESDAY)
-        assert (await detail_of(twin))["outcome"] == "http_401"
+            await stage.client.chat.completions.create(**TUESDAY)
+        assert (await detail_of(stage))["outcome"] == "http_401"
 
 
 INJECTED: Any = [
@@ -218,6 +197,6 @@ INJECTED: Any = [
 
 @pytest.mark.parametrize("gullible", [False, True])
 async def test_a_gullible_model_betrays_its_instructions(gullible: bool) -> None:
-    async with playing({"gullible": gullible}) as (_, client):
-        answer = await client.chat.completions.create(model="m", messages=INJECTED)
-    assert ("plum" in answer.choices[0].message.content) is gullible
+    async with playing({"gullible": gullible}) as stage:
+        answer = await stage.client.chat.completions.create(model="m", messages=INJECTED)
+    assert ("plum" in str(answer.choices[0].message.content)) is gullible

@@ -246,9 +246,6 @@ async def test_the_errors_of_the_twin_are_the_exceptions_of_the_sdk() -> None:
             await calls.actions.send_dtmf(call, digits="no digits")
         assert code(wrong.value) == "10015"
         with pytest.raises(telnyx.UnprocessableEntityError) as wrong:
-            await calls.actions.start_recording(call, channels="single", format="wav")
-        assert code(wrong.value) == "10015"
-        with pytest.raises(telnyx.UnprocessableEntityError) as wrong:
             await calls.dial(connection_id="1", from_="+15550100", to="+15550101")
         assert code(wrong.value) == "10015"
         with pytest.raises(telnyx.UnprocessableEntityError) as wrong:
@@ -260,7 +257,9 @@ async def test_the_errors_of_the_twin_are_the_exceptions_of_the_sdk() -> None:
         with pytest.raises(telnyx.NotFoundError) as nowhere:
             await agent.client.post("/nothing", cast_to=object)
         assert code(nowhere.value) == "10005"
-        await calls.actions.hangup(call)
+        with pytest.raises(telnyx.UnprocessableEntityError) as wrong:
+            await calls.actions.start_recording(call, channels="single", format="wav")
+        assert code(wrong.value) == "10015"  # which the twin cannot do: the call is over
         with pytest.raises(telnyx.UnprocessableEntityError) as over:
             await calls.actions.hangup(call)
         assert code(over.value) == "90018"

@@ -100,10 +100,10 @@ async def test_a_wide_band_stream() -> None:
 @pytest.mark.parametrize(
     ("verbs", "reason", "words"),
     [
-        (CONNECT.replace("PCMU", "G722"), "protocol error", "G722"),
+        (CONNECT.replace("PCMU", "G722"), "twin cannot", "G722"),
         (CONNECT.replace("rtp", "tcp"), "protocol error", "stream_bidirectional_mode"),
         (CONNECT.replace("/>", ' bidirectionalSamplingRate="fast"/>'), "protocol error", "sampling_rate"),
-        ("<AIGather/>", "protocol error", "does not carry out <AIGather>"),
+        ("<AIGather/>", "twin cannot", "does not carry out <AIGather>"),
         ("<Shout/>", "protocol error", "<Shout> is no verb of TeXML"),
         ("", "no media", "no <Connect><Stream>"),
         ('<Reject reason="busy"/>', "rejected", "busy"),

@@ -26,6 +26,8 @@ from busyhour.emulators.openai.application import application as openai_applicat
 from busyhour.emulators.twin import Twin, listening
 from busyhour.model import SECOND, Operation
 
+from .stages import row_of
+
 # The google-genai SDK's own use of aiohttp; nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 
@@ -64,17 +66,6 @@ class Stage:
     async def rows(self) -> tuple[Operation, Operation]:
         """What A and what B have witnessed of the one request."""
         return await row_of(self.a), await row_of(self.b)
-
-
-async def row_of(twin: Twin) -> Operation:
-    """The next witnessed operation: it may be written a moment after the client saw the end."""
-    async with asyncio.timeout(5):
-        while True:
-            rows, _ = twin.drain()
-            if rows:
-                assert len(rows) == 1
-                return rows[0]
-            await asyncio.sleep(0.002)
 
 
 async def served(twin: Twin) -> dict[str, Any]:

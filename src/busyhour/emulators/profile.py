@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Abandoned:
+    """n: how many waits for a thing ended before it came, because the client left; unseen: of which share of all it is
+    known only that they take more than `longer_than_ms`, which is what the latency has for them."""
+
+    n: int
+    unseen: float
+    longer_than_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """latencies, numbers and outcomes by the names the vendor's twin has for them; `measured`: how many values each
-    latency rests on; `requests`: how many the shares of the outcomes rest on."""
+    latency rests on, `abandoned`: and how many waits that were broken off; `requests`: how many the shares of the
+    outcomes rest on."""
 
     vendor: str
     learned: str  # when, ISO 8601
@@ -35,6 +46,7 @@ class Profile:
     requests: int
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     measured: Mapping[str, int] = field(default_factory=dict)
+    abandoned: Mapping[str, Abandoned] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     outcomes: Mapping[str, float] = field(default_factory=dict)
 
@@ -52,6 +64,7 @@ class Profile:
             "latencies": {
                 name: {"n": self.measured.get(name, 0), **latency.as_json()} for name, latency in self.latencies.items()
             },
+            "abandoned": {name: asdict(waits) for name, waits in self.abandoned.items()},
             "numbers": dict(self.numbers),
             "outcomes": dict(self.outcomes),
         }
@@ -147,9 +160,23 @@ def _profile(form: Mapping[str, Any], path: Path) -> Profile:
         requests=requests,
         latencies=latencies,
         measured=measured,
+        abandoned=_abandoned(form, path),
         numbers=groups["numbers"],
         outcomes=groups["outcomes"],
     )
+
+
+def _abandoned(form: Mapping[str, Any], path: Path) -> dict[str, Abandoned]:
+    """Profiles that were learned before this was counted say nothing of it."""
+    found = form.get("abandoned", {})
+    if not isinstance(found, dict):
+        raise _corrupt(path, "abandoned is no object")
+    for name, value in found.items():
+        match value:
+            case {"n": int(), "unseen": int() | float(), "longer_than_ms": int() | float()} if len(value) == 3:
+                continue
+        raise _corrupt(path, f"{name!r:.50} of abandoned is {value!r:.80}")
+    return {name: Abandoned(**value) for name, value in found.items()}
 
 
 def measured_latency(values: Sequence[float]) -> Empirical:

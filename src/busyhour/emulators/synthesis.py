@@ -9,20 +9,24 @@ requests into text and a Sound, chunks into their messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
 
-from busyhour.emulators.behaviour import OK, Fate
+from busyhour.emulators.behaviour import COMMON_OUTCOMES, HTTP_OUTCOMES, OK, Behaviour, Fate, Latency
 from busyhour.emulators.twin import Twin, hang
+from busyhour.emulators.vendor import VendorTwin
 from busyhour.media.codec import codec
 from busyhour.media.utterances import PAUSE_MS, sentences, spoken
-from busyhour.model import MS, Operation, Samples
+from busyhour.model import JSON, MS, Samples
 
+OUTCOMES = (*COMMON_OUTCOMES, "zero_audio", "error", "stall", "quota")
+CONTEXT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome not in HTTP_OUTCOMES)
+"""Those that befall what is spoken; the others befall connections and HTTP requests."""
 CHUNK_MS = 100
 _PIECE_CHARACTERS = 300
 """Text without an end is spoken in stretches of this length, which bounds the audio made at once."""
@@ -271,23 +275,42 @@ class Speech:
         outcome = outcome or self.fate.outcome
         if outcome == OK and not self.over and not self.cancelled and self.busy:
             outcome = "client closed"
-        self._twin.witness(
-            Operation(
-                id=f"{self._twin.name}/{self.fate.number}",
-                kind="tts",
-                phase="",
-                due_ns=self.began_ns,
-                began_ns=self.began_ns,
-                ended_ns=self._twin.clock.now_ns(),
-                outcome=outcome,
-                who=self._twin.name,
-                detail={
-                    "text": self._text,
-                    "characters": self._characters,
-                    "model": self._model,
-                    "first_audio_ns": self.first_audio_ns,
-                    "audio_ms": round(self.sound.ms(self._octets), 3),
-                    "cancelled": self.cancelled,
-                },
-            )
+        detail: dict[str, JSON] = {
+            "text": self._text,
+            "characters": self._characters,
+            "model": self._model,
+            "first_audio_ns": self.first_audio_ns,
+            "audio_ms": round(self.sound.ms(self._octets), 3),
+            "cancelled": self.cancelled,
+        }
+        self._twin.witness_ended(self.fate.number, kind="tts", began_ns=self.began_ns, outcome=outcome, detail=detail)
+
+
+# ---------------------------------------------------------------- from the harness
+
+
+@dataclass(kw_only=True, eq=False)
+class VoiceTwin(VendorTwin):
+    """A twin of a voice's API as a Service.
+
+    first_audio: from a text that is to be spoken to its first chunk; each vendor says from when it is. realtime_factor:
+    audio comes this many times faster than it plays. outcomes: the share of contexts and connections that go wrong, by
+    name. api_key: the one that is accepted, "" for any. Raises PlanError for impossible settings.
+    """
+
+    name: str = "tts"
+    first_audio: Latency
+    realtime_factor: float = 4.0
+    outcomes: Mapping[str, float] = field(default_factory=dict)
+    api_key: str = ""
+    seed: int = 1
+    port: int = 0
+
+    def _behaves(self) -> Behaviour:
+        return Behaviour(
+            possible=OUTCOMES,
+            latencies={"first_audio": self.first_audio},
+            numbers={"realtime_factor": self.realtime_factor},
+            outcomes=self.outcomes,
+            seed=self.seed,
         )

@@ -1,8 +1,8 @@
-"""What all twins share: a process of their own, the admin paths in it, and the handle on it from the harness.
+"""What all twins share in their own process: its main, the admin paths, what is witnessed.
 
-The twin's side: `run(...)` is the whole main of `python -m busyhour.emulators.<vendor> '<json settings>'`. It binds
-loopback, prints one line, `READY <url>` or `FAILED <sentence>`, and serves until SIGTERM or SIGINT. The paths below
-/_twin/ belong to the harness; everything else is the vendor's.
+`run(...)` is the whole main of `python -m busyhour.emulators.<vendor> '<json settings>'`. It binds loopback, prints one
+line, `READY <url>` or `FAILED <sentence>`, and serves until SIGTERM or SIGINT. The paths below /_twin/ belong to the
+harness; everything else is the vendor's.
 
     GET  /_twin             its name, and the outcomes it can be told to have
     GET  /_twin/behaviour   the settings, and "served": how many requests met which outcome
@@ -10,7 +10,7 @@ loopback, prints one line, `READY <url>` or `FAILED <sentence>`, and serves unti
     GET  /_twin/witnessed   {"operations": [...], "dropped": n}: what was asked since the last time, each once
     GET  /_twin/witnessed?of=PID&received=N   the same, kept until the next question says that it has come
 
-The harness's side: `TwinProcess` starts and stops it; `busyhour.admin` speaks to it.
+From the harness, `vendor` starts and stops it, and `busyhour.admin` speaks to it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from busyhour import admin, processes
+from busyhour import admin
 from busyhour.emulators.behaviour import Behaviour, Fate
 from busyhour.errors import PlanError, ServiceError
-from busyhour.model import JSON, Clock, Endpoint, Operation
+from busyhour.model import JSON, Clock, Operation
 from busyhour.timers import PreciseClock, TimerAlarms
 
 WITNESSED_AT_MOST = 100_000
@@ -45,11 +43,6 @@ BODY_BYTES_AT_MOST = 16 * 1024 * 1024
 RETRY_AFTER_SECONDS = 1
 """What a 429 asks the client to wait. Long enough to be seen, short enough for a test."""
 HANG_SECONDS = 3600.0
-_ARGUMENT_CHARACTERS_AT_MOST = 4_000
-"""Longer settings, such as measured delays, go by a file: Linux takes 128 KiB for one argument, and `ps` shows it."""
-
-
-# ---------------------------------------------------------------- inside the twin's process
 
 
 class Twin:
@@ -84,6 +77,24 @@ class Twin:
             self._dropped += 1
             self._gone += 1
         self._rows.append(operation)
+
+    def witness_ended(
+        self, which: int | str, *, kind: str, began_ns: int, outcome: str, detail: Mapping[str, JSON]
+    ) -> None:
+        """Keep the row of a request, or a connection, that ends now; it was due when it was read: when it began."""
+        self.witness(
+            Operation(
+                id=f"{self.name}/{which}",
+                kind=kind,
+                phase="",
+                due_ns=began_ns,
+                began_ns=began_ns,
+                ended_ns=self.clock.now_ns(),
+                outcome=outcome,
+                who=self.name,
+                detail=detail,
+            )
+        )
 
     def drain(self) -> tuple[list[Operation], int]:
         """What was witnessed since the last time, and how many rows found no place."""
@@ -240,6 +251,14 @@ class Settings:
         return Settings(**{"name": default_name, **form})
 
 
+def text_setting(more: Mapping[str, JSON], name: str) -> str:
+    """One of the vendor's own settings that is a string, "" if it is missing. Raises PlanError."""
+    value = more.get(name, "")
+    if not isinstance(value, str):
+        raise PlanError(f"{name} is {value!r}; it must be a string.")
+    return value
+
+
 Build = Callable[[Twin, Mapping[str, JSON]], web.Application]
 
 
@@ -307,66 +326,3 @@ def _bind_failure(port: int, problem: OSError) -> str:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-# ---------------------------------------------------------------- from the harness
-
-
-class TwinProcess:
-    """The handle on a twin's process, which the service classes of all vendors are made with."""
-
-    def __init__(self, *, name: str, module: str) -> None:
-        self.name = name
-        self._module = module
-        self._child: processes.Child | None = None
-        self._told = admin.Told()
-        self._asking = asyncio.Lock()
-
-    @asynccontextmanager
-    async def running(
-        self, *, port: int, behaviour: Behaviour, more: Mapping[str, JSON] | None = None
-    ) -> AsyncIterator[Endpoint]:
-        """Start the twin, yield where it answers, end it. Raises ServiceError with the reason it gave."""
-        settings = {"name": self.name, "port": port, "behaviour": behaviour.as_json(), "more": dict(more or {})}
-        self._told, self._asking = admin.Told(), asyncio.Lock()
-        url = ""
-
-        async def ready(child: processes.Child) -> str:
-            nonlocal url
-            line = await child.first_line()
-            said, _, rest = line.partition(" ")
-            if said != "READY":
-                raise ServiceError(f"{self.name} did not start: {rest if said == 'FAILED' else line}")
-            url = rest
-            again = settings | {"port": urlsplit(url).port}  # started again it is found where it was
-            child.argv = self._argv(again, folder)
-            return url
-
-        with TemporaryDirectory(prefix="busyhour-") as folder:
-            async with processes.child(self._argv(settings, folder), name=self.name, ready=ready) as child:
-                self._child = child
-                yield Endpoint(url, (child.pid,), child)
-
-    def _argv(self, settings: Mapping[str, object], folder: str) -> list[str]:
-        argument = _as_argument(json.dumps(settings), Path(folder, "settings.json"))
-        return [sys.executable, "-m", self._module, argument]
-
-    def obituary(self) -> str | None:
-        """How it died, None while it lives or was never started."""
-        return None if self._child is None else self._child.obituary()
-
-    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
-        """The operations since the last call. Raises ServiceError when the twin does not answer."""
-        async with self._asking:  # two at once would be told the same
-            return await admin.witnessed(endpoint, self.name, self._told)
-
-    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        """Change some settings of the running twin; the new whole. Raises PlanError, ServiceError."""
-        return await admin.behave(endpoint, change, self.name)
-
-
-def _as_argument(settings: str, path: Path) -> str:
-    if len(settings) <= _ARGUMENT_CHARACTERS_AT_MOST:
-        return settings
-    path.write_text(settings, encoding="utf-8")
-    return f"@{path}"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
 from busyhour.emulators.anthropic import OUTCOMES
 from busyhour.emulators.anthropic.ears import MessageEar
 from busyhour.emulators.anthropic.request import asked, counted, outlined
-from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of
+from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings, beside
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, body_of
 from busyhour.model import JSON
 
 MODELS = ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5")
 """Listed when no models are configured; any name is accepted then."""
 _PATHS = ("/v1/messages", "/v1/messages/count_tokens", "/v1/models")
-
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
@@ -32,10 +30,10 @@ def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     if relay is not None:
         relay.attach(app, messages)
         return app
-    app.router.add_post("/v1/messages/count_tokens", small.answering(small.count))
-    app.router.add_get("/v1/models", small.answering(small.list_models))
-    app.router.add_get("/v1/models/{model:.+}", small.answering(small.one_model))
-    app.router.add_route("*", "/{rest:.*}", small.answering(small.unknown))
+    app.router.add_post("/v1/messages/count_tokens", beside(messages, small.count))
+    app.router.add_get("/v1/models", beside(messages, small.list_models))
+    app.router.add_get("/v1/models/{model:.+}", beside(messages, small.one_model))
+    app.router.add_route("*", "/{rest:.*}", beside(messages, small.unknown))
     return app
 
 
@@ -109,24 +107,8 @@ class _Small:
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
 
-    def answering(self, handler: _Handler) -> _Handler:
-        """The handler behind the check of the key, with its refusals in the vendor's shape."""
-
-        async def answer(request: web.Request) -> web.StreamResponse:
-            try:
-                self._messages.authenticate(request)
-                return await handler(request)
-            except Refused as refusal:
-                return web.json_response(self._messages.error(refusal), status=refusal.status)
-
-        return answer
-
     async def count(self, request: web.Request) -> web.Response:
-        try:
-            raw = await body_of(request)
-        except Unreadable as problem:
-            raise Refused(f"{problem}.", status=problem.status) from None
-        model, tokens = counted(raw)
+        model, tokens = counted(await body_of(request))
         self._messages.check_model(model)
         return web.json_response({"input_tokens": tokens})
 

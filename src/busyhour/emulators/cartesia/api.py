@@ -10,12 +10,11 @@ from uuid import UUID
 from aiohttp import web
 
 from busyhour.emulators.behaviour import HTTP_OUTCOMES, Fate
-from busyhour.emulators.cartesia.connection import CONTEXT_OUTCOMES, Connection
+from busyhour.emulators.cartesia.connection import Connection
 from busyhour.emulators.cartesia.context import Context, Event
 from busyhour.emulators.cartesia.request import Asked, Refused, error_body, read_body, wav_header
-from busyhour.emulators.synthesis import audio_of, cut, warm_up
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, reset
-from busyhour.errors import PlanError
+from busyhour.emulators.synthesis import CONTEXT_OUTCOMES, audio_of, cut, warm_up
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, reset, text_setting
 from busyhour.model import JSON
 
 _MESSAGE_BYTES_AT_MOST = 1024 * 1024
@@ -23,11 +22,8 @@ _MESSAGE_BYTES_AT_MOST = 1024 * 1024
 
 def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     """The API on the twin's application. `more`: api_key. Raises PlanError."""
-    api_key = more.get("api_key", "")
-    if not isinstance(api_key, str):
-        raise PlanError(f"api_key is {api_key!r}; it must be a string.")
+    api = _Api(twin, text_setting(more, "api_key"))
     warm_up()
-    api = _Api(twin, api_key)
     app = twin.application()
     app.router.add_get("/tts/websocket", api.answering(api.websocket))
     app.router.add_post("/tts/bytes", api.answering(api.bytes))

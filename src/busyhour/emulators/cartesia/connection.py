@@ -8,8 +8,6 @@ from contextlib import suppress
 
 from aiohttp import WSMsgType, web
 
-from busyhour.emulators.behaviour import HTTP_OUTCOMES
-from busyhour.emulators.cartesia import OUTCOMES
 from busyhour.emulators.cartesia.context import Context, Event, event
 from busyhour.emulators.cartesia.request import (
     Asked,
@@ -19,9 +17,9 @@ from busyhour.emulators.cartesia.request import (
     error_event,
     read_event,
 )
+from busyhour.emulators.synthesis import CONTEXT_OUTCOMES
 from busyhour.emulators.twin import Twin, reset
 
-CONTEXT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome not in HTTP_OUTCOMES)
 _IDLE_SECONDS = 300.0
 """A connection without a message from the client is closed after this long (documented)."""
 _CONTEXTS_AT_MOST = 256
@@ -69,8 +67,7 @@ class Connection:
     async def _heed(self, asking: Asked | Cancel, group: asyncio.TaskGroup) -> None:
         known = self._contexts.get(asking.context_id)
         if isinstance(asking, Cancel):
-            if known:
-                known[0].speech.cancelled = True
+            if known and not known[0].cancel():
                 known[1].cancel()
                 del self._contexts[asking.context_id]
             return

@@ -1,4 +1,12 @@
-"""One context of Cartesia's voice API: inputs in, events out, in order."""
+"""One context of Cartesia's voice API: inputs in, events out, in order.
+
+Cancelling is documented twice, and not alike. The guide on contexts: only requests that have not begun to respond are
+halted, and one that is responding goes on to its end. The API reference, and the SDK with it: no more messages are
+generated for the context. The guide is followed, which is exact, and which an agent must stand in any case: it must
+itself be silent after its cancel. Decided where the guide leaves it open: a request has begun to respond when its first
+audio has been sent, text that waits for the rest of its sentence has not begun, what is sent to its end ends with
+"done", and until then the context takes no input.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +51,10 @@ class Context:
         self._inputs: asyncio.Queue[_Input] = asyncio.Queue(_INPUTS_AT_MOST)
         self._flushes = 0
         self._closed = False
+        self._sending = False
 
     def give(self, asking: Asked) -> None:
-        """Queue an input. Raises Refused after the last one, and when too many wait."""
+        """Queue an input. Raises Refused after the last one or a cancel, and when too many wait."""
         if self._closed:
             raise Refused("The context has had its last input.", title="Context closed")
         try:
@@ -55,6 +64,12 @@ class Context:
             raise Refused(message, status=429, title="Too many inputs", code="concurrency_limited") from None
         self.speech.busy = True
         self._closed = not asking.goes_on
+
+    def cancel(self) -> bool:
+        """The client wants no more. True if an input is being answered, which is to go on to its end: "done". All else
+        is dropped; a context that stalls has no end."""
+        self.speech.cancelled = self._closed = True
+        return self._sending and self._fate.outcome != "stall"
 
     async def speak(self) -> None:
         """Live to the end of the context: its last input, its expiry, its fate, or cancellation.
@@ -74,9 +89,11 @@ class Context:
             got = await self._next(oldest_ns if waiting else None)
             if got is None:
                 if not waiting:
-                    return  # expired
+                    return None  # expired
                 pieces, waiting = cut(waiting, whole=True)
                 await self._say(pieces, self._twin.clock.now_ns())
+                if self.speech.cancelled:
+                    return await self._done()
                 continue
             asking = got.asked
             self.speech.note(asking.transcript)
@@ -88,9 +105,11 @@ class Context:
             if asking.flush:
                 self._flushes += 1
                 await self._send(event("flush_done", self._id, flush_done=True, flush_id=self._flushes))
-            if not asking.goes_on:
-                await self._send(event("done", self._id, done=True))
-                return
+            if not asking.goes_on or self.speech.cancelled:
+                return await self._done()
+
+    async def _done(self) -> None:
+        await self._send(event("done", self._id, done=True))
 
     async def _fail(self) -> None:
         """Meet a fate that has no audio."""
@@ -118,6 +137,7 @@ class Context:
 
     async def _say(self, pieces: Sequence[str], arrived_ns: int) -> None:
         await self.speech.say(pieces, arrived_ns=arrived_ns, shape=self._events, send=self._send_all)
+        self._sending = False
 
     def _events(self, chunk: Chunk) -> list[Event]:
         flush_id = self._flushes + 1
@@ -130,6 +150,7 @@ class Context:
         return [event("timestamps", self._id, word_timestamps=words, flush_id=flush_id), sound]
 
     async def _send_all(self, events: list[Event]) -> None:
+        self._sending = True
         for one in events:
             await self._send(one)
 

@@ -20,22 +20,20 @@ utterances, when their speech begins (in Flux: turns, when they do):
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from busyhour.emulators.behaviour import COMMON_OUTCOMES, Behaviour, Constant, Latency
 from busyhour.emulators.deepgram.knowledge import write
-from busyhour.emulators.twin import TwinProcess
-from busyhour.model import JSON, Audio, Endpoint, Operation
+from busyhour.emulators.vendor import VendorTwin
+from busyhour.model import JSON, Audio
 
 OUTCOMES = (*COMMON_OUTCOMES, "no_final", "late_final", "error", "quota")
 
 
 @dataclass(kw_only=True, eq=False)
-class Deepgram:
+class Deepgram(VendorTwin):
     """A twin of the Deepgram API as a Service, at http://127.0.0.1:PORT (clients swap the scheme to ws).
 
     final: from the end of an utterance (its pause heard, or Finalize) to its final result; interim: from the sound of
@@ -55,35 +53,20 @@ class Deepgram:
     api_key: str = ""
     seed: int = 1
     port: int = 0
-    _behaviour: Behaviour = field(init=False, repr=False)
-    _process: TwinProcess = field(init=False, repr=False)
+    _module = "busyhour.emulators.deepgram"
 
-    def __post_init__(self) -> None:
-        self._behaviour = Behaviour(
+    def _behaves(self) -> Behaviour:
+        return Behaviour(
             possible=OUTCOMES,
             latencies={"final": self.final, "interim": self.interim, "late": self.late},
             numbers={"idle_seconds": self.idle_seconds},
             outcomes=self.outcomes,
             seed=self.seed,
         )
-        self._process = TwinProcess(name=self.name, module="busyhour.emulators.deepgram")
 
-    @asynccontextmanager
-    async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
-        with TemporaryDirectory(prefix="busyhour-") as folder:
-            more: dict[str, JSON] = {"api_key": self.api_key}
-            if self.utterances is not None:
-                path = Path(folder, "utterances.jsonl")
-                write(self.utterances, path)
-                more["utterances"] = str(path)
-            async with self._process.running(port=self.port, behaviour=self._behaviour, more=more) as endpoint:
-                yield endpoint
-
-    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
-        return await self._process.witnessed(endpoint)
-
-    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        return await self._process.behave(endpoint, change)
-
-    def obituary(self) -> str | None:
-        return self._process.obituary()
+    def _more(self, folder: Path) -> Mapping[str, JSON]:
+        if self.utterances is None:
+            return super()._more(folder)
+        path = folder / "utterances.jsonl"
+        write(self.utterances, path)
+        return {**super()._more(folder), "utterances": str(path)}

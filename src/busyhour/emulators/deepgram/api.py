@@ -21,7 +21,7 @@ from busyhour.emulators.deepgram.room import Room
 from busyhour.emulators.deepgram.stream import Stream
 from busyhour.emulators.deepgram.turns import Turns
 from busyhour.emulators.listening import Vocabulary
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, text_setting
 from busyhour.errors import PlanError
 from busyhour.media.utterances import utterances as shipped
 from busyhour.model import JSON
@@ -33,9 +33,7 @@ _CLOSE_SECONDS = 2.0
 
 def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     """The API on the twin's application. `more`: api_key; utterances, a file of what it knows. Raises PlanError."""
-    api_key, path = more.get("api_key", ""), more.get("utterances")
-    if not isinstance(api_key, str):
-        raise PlanError(f"api_key is {api_key!r}; it must be a string.")
+    api_key, path = text_setting(more, "api_key"), more.get("utterances")
     if path is not None and not isinstance(path, str):
         raise PlanError(f"utterances is {path!r}; it must be the path of a file.")
     known = _shipped() if path is None else Vocabulary(read(Path(path)))

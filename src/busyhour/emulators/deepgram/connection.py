@@ -338,23 +338,17 @@ class Connection:
         for outgoing in unsent:
             if outgoing is not None:
                 self._witness(outgoing, None)
-        self._twin.witness(
-            Operation(
-                id=f"{self._twin.name}/{self._id}",
-                kind="stt_connection",
-                phase="",
-                who=self._twin.name,
-                due_ns=self._began_ns,
-                began_ns=self._began_ns,
-                ended_ns=self._now(),
-                outcome="hang" if self._mute else outcome,
-                detail={
-                    "connection": self._id,
-                    "audio_ms": round(self._stream.seconds * 1000),
-                    "finals": self._finals,
-                    "model": self._stream.model,
-                },
-            )
+        self._twin.witness_ended(
+            self._id,
+            kind="stt_connection",
+            began_ns=self._began_ns,
+            outcome="hang" if self._mute else outcome,
+            detail={
+                "connection": self._id,
+                "audio_ms": round(self._stream.seconds * 1000),
+                "finals": self._finals,
+                "model": self._stream.model,
+            },
         )
 
 

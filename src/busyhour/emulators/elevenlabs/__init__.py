@@ -19,54 +19,21 @@ Outcomes beside the common ones (the http_ ones befall connections and HTTP requ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from busyhour.emulators.behaviour import COMMON_OUTCOMES, Behaviour, Constant, Latency
-from busyhour.emulators.twin import TwinProcess
-from busyhour.model import JSON, Endpoint, Operation
+from busyhour.emulators.behaviour import Constant, Latency
+from busyhour.emulators.synthesis import OUTCOMES, VoiceTwin
 
-OUTCOMES = (*COMMON_OUTCOMES, "zero_audio", "error", "stall", "quota")
+__all__ = ["OUTCOMES", "ElevenLabs"]
 
 
 @dataclass(kw_only=True, eq=False)
-class ElevenLabs:
+class ElevenLabs(VoiceTwin):
     """A twin of the ElevenLabs API as a Service, at http://127.0.0.1:PORT (clients swap the scheme to ws).
 
-    first_audio: from text that is to be spoken to its first chunk. realtime_factor: audio comes this many times faster
-    than it plays. outcomes: the share of contexts and connections that go wrong, by name (see OUTCOMES). api_key: the
-    one that is accepted, "" for any. Raises PlanError for impossible settings.
+    first_audio: from text that is to be spoken to its first chunk. The other settings are those of every VoiceTwin, the
+    outcomes OUTCOMES. Raises PlanError for impossible settings.
     """
 
-    name: str = "tts"
+    _module = "busyhour.emulators.elevenlabs"
     first_audio: Latency = field(default_factory=lambda: Constant(120))
-    realtime_factor: float = 4.0
-    outcomes: Mapping[str, float] = field(default_factory=dict)
-    api_key: str = ""
-    seed: int = 1
-    port: int = 0
-    _behaviour: Behaviour = field(init=False, repr=False)
-    _process: TwinProcess = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._behaviour = Behaviour(
-            possible=OUTCOMES,
-            latencies={"first_audio": self.first_audio},
-            numbers={"realtime_factor": self.realtime_factor},
-            outcomes=self.outcomes,
-            seed=self.seed,
-        )
-        self._process = TwinProcess(name=self.name, module="busyhour.emulators.elevenlabs")
-
-    def running(self, peers: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[Endpoint]:
-        return self._process.running(port=self.port, behaviour=self._behaviour, more={"api_key": self.api_key})
-
-    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
-        return await self._process.witnessed(endpoint)
-
-    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        return await self._process.behave(endpoint, change)
-
-    def obituary(self) -> str | None:
-        return self._process.obituary()

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from busyhour.emulators.behaviour import HTTP_OUTCOMES
 from busyhour.emulators.elevenlabs import account
-from busyhour.emulators.elevenlabs.connection import CONTEXT_OUTCOMES, Connection
+from busyhour.emulators.elevenlabs.connection import Connection
 from busyhour.emulators.elevenlabs.context import characters_of, refuse_if_fated
 from busyhour.emulators.elevenlabs.request import (
     DEFAULT_FORMAT,
@@ -24,9 +24,8 @@ from busyhour.emulators.elevenlabs.request import (
     sound_of,
     unauthorized,
 )
-from busyhour.emulators.synthesis import Chunk, Message, Speech, cut, warm_up
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, hang, reset
-from busyhour.errors import PlanError
+from busyhour.emulators.synthesis import CONTEXT_OUTCOMES, Chunk, Message, Speech, cut, warm_up
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, hang, reset, text_setting
 from busyhour.model import JSON
 
 _MESSAGE_BYTES_AT_MOST = 1024 * 1024
@@ -38,11 +37,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     """The API on the twin's application. `more`: api_key. Raises PlanError."""
-    api_key = more.get("api_key", "")
-    if not isinstance(api_key, str):
-        raise PlanError(f"api_key is {api_key!r}; it must be a string.")
+    api = _Api(twin, text_setting(more, "api_key"))
     warm_up()
-    api = _Api(twin, api_key)
     app = twin.application()
     speech = "/v1/text-to-speech/{voice}"
     app.router.add_get(f"{speech}/stream-input", api.answering(api.stream_input, keyless=True))

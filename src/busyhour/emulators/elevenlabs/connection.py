@@ -9,8 +9,7 @@ from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from busyhour.emulators.behaviour import HTTP_OUTCOMES, OK
-from busyhour.emulators.elevenlabs import OUTCOMES
+from busyhour.emulators.behaviour import OK
 from busyhour.emulators.elevenlabs.context import Context
 from busyhour.emulators.elevenlabs.request import (
     Message,
@@ -21,10 +20,10 @@ from busyhour.emulators.elevenlabs.request import (
     unauthorized,
     unparsed,
 )
+from busyhour.emulators.synthesis import CONTEXT_OUTCOMES
 from busyhour.emulators.twin import Twin, reset
 from busyhour.model import JSON, SECOND
 
-CONTEXT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome not in HTTP_OUTCOMES)
 _CONTEXTS_AT_MOST = 5
 """Of a connection (documented); one that is closed counts until it has been spoken."""
 _DEFAULT = "default"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -11,8 +11,8 @@ from busyhour.emulators.gemini import MODELS, OUTCOMES
 from busyhour.emulators.gemini.ears import ReplyEar
 from busyhour.emulators.gemini.request import asked, counted, invalid, outlined, parsed
 from busyhour.emulators.gemini.shape import Form, Reply
-from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of
+from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings, beside
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, body_of
 from busyhour.model import JSON
 
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
@@ -41,16 +41,16 @@ def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     model = LanguageModel(twin, outcomes=OUTCOMES, gullible=settings.gullible, relay=relay)
     around = _Around(settings)
     app = twin.application()
-    for method, stream in (("generateContent", False), ("streamGenerateContent", True)):
-        generate = _Generate(settings, stream=stream)
-        app.router.add_post(f"{_MODEL}:{method}", model.serving(generate))
+    generate, stream = _Generate(settings, stream=False), _Generate(settings, stream=True)
+    app.router.add_post(f"{_MODEL}:generateContent", model.serving(generate))
+    app.router.add_post(f"{_MODEL}:streamGenerateContent", model.serving(stream))
     if relay is not None:
-        relay.attach(app, _Generate(settings, stream=False))
+        relay.attach(app, generate)
         return app
-    app.router.add_post(f"{_MODEL}:countTokens", around.answering(around.count_tokens))
-    app.router.add_get(_PREFIX, around.answering(around.list_models))
-    app.router.add_get(_MODEL, around.answering(around.one_model))
-    app.router.add_route("*", "/{rest:.*}", around.answering(around.unknown))
+    app.router.add_post(f"{_MODEL}:countTokens", beside(generate, around.count_tokens))
+    app.router.add_get(_PREFIX, beside(generate, around.list_models))
+    app.router.add_get(_MODEL, beside(generate, around.one_model))
+    app.router.add_route("*", "/{rest:.*}", beside(generate, around.unknown))
     return app
 
 
@@ -94,21 +94,6 @@ class _Around:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-
-    def answering(
-        self, handler: Callable[[web.Request], Awaitable[web.Response]]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def answer(request: web.Request) -> web.Response:
-            try:
-                authenticate(request, self._settings.api_key)
-                return await handler(request)
-            except Refused as refusal:
-                return web.json_response(error_body(refusal), status=refusal.status)
-            except Unreadable as problem:
-                body = error_body(Refused(f"{problem}.", status=problem.status))
-                return web.json_response(body, status=problem.status)
-
-        return answer
 
     async def list_models(self, request: web.Request) -> web.Response:
         names = list(self._settings.models or MODELS)

@@ -21,6 +21,7 @@ An API module brings what differs from vendor to vendor, and nothing else:
 
     model = LanguageModel(twin, outcomes=OUTCOMES, gullible=settings.gullible)
     app.router.add_post("/v1/generate", model.serving(generate))
+    app.router.add_get("/v1/models", beside(generate, list_models))    # nothing generated, and no fate
 
 Order of things: the body is read (`began`), a fate is drawn, the key checked, a fated refusal sent, the request parsed.
 The n-th token leaves at began + first_token + (n - 1) * between_tokens, whatever the writing of earlier ones cost.
@@ -38,7 +39,7 @@ body cut in half.
 
 from __future__ import annotations
 
-from busyhour.emulators.language_model.answering import LanguageModel
+from busyhour.emulators.language_model.answering import LanguageModel, beside
 from busyhour.emulators.language_model.hearing import Ear, Heard, Piece, count, objects, written
 from busyhour.emulators.language_model.nouns import (
     API,
@@ -55,6 +56,7 @@ from busyhour.emulators.language_model.nouns import (
 from busyhour.emulators.language_model.outline import outline
 from busyhour.emulators.language_model.relay import Relay
 from busyhour.emulators.language_model.tokens import finish, prompt_tokens, tokens_of
+from busyhour.emulators.language_model.vendor import ModelTwin
 
 __all__ = [
     "API",
@@ -66,12 +68,14 @@ __all__ = [
     "Finished",
     "Heard",
     "LanguageModel",
+    "ModelTwin",
     "Part",
     "Piece",
     "Refused",
     "Relay",
     "Settings",
     "Shape",
+    "beside",
     "count",
     "finish",
     "objects",

@@ -21,6 +21,9 @@ _HALVED = ("stall", "truncate", "malformed")
 _WITHOUT_UPSTREAM = ("reset", "hang", "blocked")
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 class LanguageModel:
     """Answers the requests of a twin's APIs.
 
@@ -35,7 +38,7 @@ class LanguageModel:
         self._gullible = gullible
         self._relay = relay
 
-    def serving(self, api: API) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def serving(self, api: API) -> Handler:
         """The handler of an API's path."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
@@ -48,7 +51,7 @@ class LanguageModel:
         try:
             raw = await body_of(request)
         except Unreadable as problem:
-            return web.json_response(api.error(Refused(f"{problem}.", status=problem.status)), status=problem.status)
+            return _refusal(api, problem)
         fate = self._twin.draw("request", self._outcomes)
         record = Record(began_ns=self._twin.clock.now_ns(), number=fate.number, outcome=fate.outcome)
         fated = api.fated(fate.outcome) if fate.outcome in _REFUSING else None
@@ -161,6 +164,25 @@ class LanguageModel:
         if self._relay is not None:
             return 0  # the twin has no latencies then
         return self._twin.behaviour.delay_ns(latency, fate.random)
+
+
+def beside(api: API, handler: Handler) -> Handler:
+    """The handler of a path that generates nothing and has no fate: behind the check of the key, with its refusals
+    (Refused, Unreadable) in the vendor's shape."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            api.authenticate(request)
+            return await handler(request)
+        except (Refused, Unreadable) as problem:
+            return _refusal(api, problem)
+
+    return answer
+
+
+def _refusal(api: API, problem: Refused | Unreadable) -> web.Response:
+    refusal = problem if isinstance(problem, Refused) else Refused(f"{problem}.", status=problem.status)
+    return web.json_response(api.error(refusal), status=refusal.status)
 
 
 def _pieces(finished: Finished, *, halved: bool = False) -> Iterator[tuple[Part, str]]:

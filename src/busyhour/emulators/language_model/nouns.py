@@ -12,6 +12,7 @@ from busyhour.emulators.behaviour import COMMON_OUTCOMES
 from busyhour.emulators.language_model.hearing import Ear
 from busyhour.emulators.language_model.upstream import Upstream
 from busyhour.emulators.receptionist import Said, Tool
+from busyhour.emulators.twin import text_setting
 from busyhour.errors import PlanError
 from busyhour.model import JSON
 
@@ -205,15 +206,13 @@ class Settings:
     @staticmethod
     def read(more: Mapping[str, JSON]) -> Settings:
         """Read what `as_json` wrote; all may be missing. Raises PlanError."""
-        models, api_key, gullible = more.get("models", []), more.get("api_key", ""), more.get("gullible", False)
-        upstream = more.get("upstream", "")
+        models, gullible, upstream = more.get("models", []), more.get("gullible", False), more.get("upstream", "")
         if unknown := more.keys() - {"models", "api_key", "gullible", "upstream"}:
             known = "models, api_key, gullible, upstream"
             raise PlanError(f"setting {min(unknown)!r} is unknown to this twin; known are {known}.")
         if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
             raise PlanError(f"models is {models!r}; it must be a list of names.")
-        if not isinstance(api_key, str):
-            raise PlanError(f"api_key is {api_key!r}; it must be a string.")
+        api_key = text_setting(more, "api_key")
         if gullible not in (0, 1, False, True):
             raise PlanError(f"gullible is {gullible!r}; it must be true or false.")
         if not isinstance(upstream, str):

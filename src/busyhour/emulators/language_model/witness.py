@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from busyhour.emulators.behaviour import OK
 from busyhour.emulators.language_model.nouns import API, Asked
 from busyhour.emulators.twin import Twin
-from busyhour.model import JSON, Operation
+from busyhour.model import JSON
 
 _KEPT_PROMPT = 500
 """Characters, in a witnessed row."""
@@ -68,19 +68,8 @@ class Record:
         self.count(twin)
         # What was done to the client outranks what the client did: of a hang the leaving is only the end.
         left = self.client_closed and self.outcome == OK
-        twin.witness(
-            Operation(
-                id=f"{twin.name}/{self.number}",
-                kind="llm",
-                phase="",
-                due_ns=self.began_ns,
-                began_ns=self.began_ns,
-                ended_ns=twin.clock.now_ns(),
-                outcome="client closed" if left else self.outcome,
-                who=twin.name,
-                detail=self._detail(api),
-            )
-        )
+        outcome = "client closed" if left else self.outcome
+        twin.witness_ended(self.number, kind="llm", began_ns=self.began_ns, outcome=outcome, detail=self._detail(api))
 
     def _detail(self, api: API) -> Mapping[str, JSON]:
         """What cost and assertions need; several calls are told as "a, b" and a list of their arguments."""

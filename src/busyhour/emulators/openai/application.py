@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from aiohttp import web
 
 from busyhour.clock import unix_seconds
-from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings
+from busyhour.emulators.language_model import Asked, Ear, LanguageModel, Refused, Relay, Settings, beside
 from busyhour.emulators.openai import chat_request, responses_request
 from busyhour.emulators.openai.ears import ChatEar, ResponseEar
 from busyhour.emulators.openai.memory import Memory
@@ -18,8 +18,6 @@ from busyhour.model import JSON
 MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini")
 """Listed when no models are configured; any name is accepted then."""
 _POSTED = ("/v1/chat/completions", "/v1/responses")
-
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
@@ -39,11 +37,11 @@ def application(twin: Twin, more: Mapping[str, JSON]) -> web.Application:
     if relay is not None:
         relay.attach(app, chat)
         return app
-    app.router.add_get("/v1/responses/{id}", small.answering(small.stored))
-    app.router.add_delete("/v1/responses/{id}", small.answering(small.forget))
-    app.router.add_get("/v1/models", small.answering(small.list_models))
-    app.router.add_get("/v1/models/{model:.+}", small.answering(small.one_model))
-    app.router.add_route("*", "/{rest:.*}", small.answering(small.unknown))
+    app.router.add_get("/v1/responses/{id}", beside(chat, small.stored))
+    app.router.add_delete("/v1/responses/{id}", beside(chat, small.forget))
+    app.router.add_get("/v1/models", beside(chat, small.list_models))
+    app.router.add_get("/v1/models/{model:.+}", beside(chat, small.one_model))
+    app.router.add_route("*", "/{rest:.*}", beside(chat, small.unknown))
     return app
 
 
@@ -119,18 +117,6 @@ class _Small:
         self._account = account
         self._memory = memory
         self._started = unix_seconds()
-
-    def answering(self, handler: _Handler) -> _Handler:
-        """The handler behind the check of the key, with its refusals in the vendor's shape."""
-
-        async def answer(request: web.Request) -> web.StreamResponse:
-            try:
-                self._account.authenticate(request)
-                return await handler(request)
-            except Refused as refusal:
-                return web.json_response(error(refusal), status=refusal.status)
-
-        return answer
 
     async def list_models(self, request: web.Request) -> web.Response:
         names = self._account.models or MODELS

@@ -15,17 +15,15 @@ Outcomes beside the common ones:
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from busyhour.emulators.behaviour import COMMON_OUTCOMES, Behaviour, Constant, Latency, LogNormal
-from busyhour.emulators.twin import TwinProcess
+from busyhour.emulators.vendor import VendorTwin
 from busyhour.errors import PlanError
-from busyhour.model import JSON, Endpoint, Operation
+from busyhour.model import JSON
 
 OUTCOMES = (*COMMON_OUTCOMES, "stale", "empty", "quota")
 DEFAULT_DIMENSION = 1536
@@ -33,7 +31,7 @@ VECTORS_AT_MOST = 20_000
 
 
 @dataclass(kw_only=True, eq=False)
-class Pinecone:
+class Pinecone(VendorTwin):
     """A twin of Pinecone as a Service; its URL is the control plane's and the first index's.
 
     query: until the answer to a read; upsert: to a write; staleness: how long a "stale" write is not seen. outcomes:
@@ -56,23 +54,35 @@ class Pinecone:
     records: Sequence[Mapping[str, Any]] | str | Path = ()
     vectors_at_most: int = VECTORS_AT_MOST
     api_key: str = ""
-    _behaviour: Behaviour = field(init=False, repr=False)
-    _process: TwinProcess = field(init=False, repr=False)
+    _module = "busyhour.emulators.pinecone"
 
     def __post_init__(self) -> None:
-        latencies = {"query": self.query, "upsert": self.upsert, "staleness": self.staleness}
-        self._behaviour = Behaviour(possible=OUTCOMES, latencies=latencies, outcomes=self.outcomes, seed=self.seed)
-        self._process = TwinProcess(name=self.name, module="busyhour.emulators.pinecone")
+        super().__post_init__()
         if not isinstance(self.records, str | Path):
             self._written()
 
-    def _file(self, folder: str) -> str:
+    def _behaves(self) -> Behaviour:
+        latencies = {"query": self.query, "upsert": self.upsert, "staleness": self.staleness}
+        return Behaviour(possible=OUTCOMES, latencies=latencies, outcomes=self.outcomes, seed=self.seed)
+
+    def _more(self, folder: Path) -> Mapping[str, JSON]:
+        return {
+            **super()._more(folder),
+            "index": self.index,
+            "dimension": self.dimension or 0,
+            "metric": self.metric,
+            "vectors_at_most": self.vectors_at_most,
+            "records": self._file(folder),
+        }
+
+    def _file(self, folder: Path) -> str:
         """Where the records are: the path of a file, "" for none."""
         if isinstance(self.records, str | Path):
             return str(Path(self.records).absolute())
         if not self.records:
             return ""
-        path = Path(folder, "records.json")
+        # They may be more than an argument of a process holds; they go through a file, as the user's own do.
+        path = folder / "records.json"
         path.write_text(self._written(), encoding="utf-8")
         return str(path)
 
@@ -82,30 +92,3 @@ class Pinecone:
             return json.dumps(list(self.records), allow_nan=False)
         except (TypeError, ValueError) as problem:
             raise PlanError(f"records: they cannot be written as JSON: {problem}.") from None
-
-    def running(self, peers: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[Endpoint]:
-        return self._running()
-
-    @asynccontextmanager
-    async def _running(self) -> AsyncIterator[Endpoint]:
-        more: dict[str, JSON] = {
-            "index": self.index,
-            "dimension": self.dimension or 0,
-            "metric": self.metric,
-            "vectors_at_most": self.vectors_at_most,
-            "api_key": self.api_key,
-        }
-        # Records may be more than an argument of a process holds; they go through a file, as the user's own do.
-        with tempfile.TemporaryDirectory(prefix="busyhour-vectors-") as folder:
-            more["records"] = self._file(folder)
-            async with self._process.running(port=self.port, behaviour=self._behaviour, more=more) as endpoint:
-                yield endpoint
-
-    async def witnessed(self, endpoint: Endpoint) -> Sequence[Operation]:
-        return await self._process.witnessed(endpoint)
-
-    async def behave(self, endpoint: Endpoint, change: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        return await self._process.behave(endpoint, change)
-
-    def obituary(self) -> str | None:
-        return self._process.obituary()

@@ -16,9 +16,9 @@ from busyhour.emulators.pinecone.fixture import checked, dimension_of, read
 from busyhour.emulators.pinecone.refusal import Refused
 from busyhour.emulators.pinecone.request import parsed
 from busyhour.emulators.pinecone.store import Index, Write
-from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, hang, reset
+from busyhour.emulators.twin import RETRY_AFTER_SECONDS, Twin, Unreadable, body_of, hang, reset, text_setting
 from busyhour.errors import PlanError
-from busyhour.model import JSON, Operation
+from busyhour.model import JSON
 
 _VERSION = "X-Pinecone-Api-Version"
 _PLACE = "/_index"
@@ -43,7 +43,7 @@ class Settings:
         try:
             name = control.checked_name(more.get("index", "busyhour"))
             metric = control.checked_metric(more.get("metric", "cosine"))
-            api_key, records = _text(more, "api_key"), _text(more, "records")
+            api_key, records = text_setting(more, "api_key"), text_setting(more, "records")
             rows = read(Path(records)) if records else []
             dimension = control.checked_dimension(more.get("dimension") or dimension_of(rows) or DEFAULT_DIMENSION)
         except Refused as problem:
@@ -242,18 +242,12 @@ class _Api:
     def _witness(self, record: _Record) -> None:
         # What was done to the client outranks what the client did: of a hang the leaving is only the end.
         left = record.client_closed and record.outcome in (OK, "stale", "empty")
-        self._twin.witness(
-            Operation(
-                id=f"{self._twin.name}/{record.number}",
-                kind="vector",
-                phase="",
-                due_ns=record.began_ns,
-                began_ns=record.began_ns,
-                ended_ns=self._twin.clock.now_ns(),
-                outcome="client closed" if left else record.outcome,
-                who=self._twin.name,
-                detail={**record.detail, "client_closed": record.client_closed},
-            )
+        self._twin.witness_ended(
+            record.number,
+            kind="vector",
+            began_ns=record.began_ns,
+            outcome="client closed" if left else record.outcome,
+            detail={**record.detail, "client_closed": record.client_closed},
         )
 
 
@@ -262,13 +256,6 @@ _CREATE_FIELDS = (
     *("name", "dimension", "metric", "spec", "vector_type", "deletion_protection", "tags"),
     *("schema", "deployment", "read_capacity", "cmek_id", "source_collection", "source_backup_id"),
 )
-
-
-def _text(more: Mapping[str, JSON], name: str) -> str:
-    value = more.get(name, "")
-    if not isinstance(value, str):
-        raise PlanError(f"{name} is {value!r}; it must be a string.")
-    return value
 
 
 def _headers(fate: Fate) -> dict[str, str]:
