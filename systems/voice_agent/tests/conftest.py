@@ -1,6 +1,7 @@
 """The agent among fakes of its vendors (`../conftest.py`), and a caller who uses it.
 
-The caller's sound is sent as fast as it goes: the agent counts frames, not seconds. What it says comes in real time.
+The caller's sound is sent as fast as it goes: the agent counts frames, not seconds. What it says comes at the pace of
+the loop's clock, which stands still while anybody has something to do (`IdleTime`).
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import selectors
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -28,6 +30,45 @@ from voice_agent.settings import Settings
 
 _HELD_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0  # a guard against hanging: no test asserts that anything is quick
+_TURN_SECONDS = 1e-7  # of the loop: no two are at the same time, so that rounding makes nothing early
+_LOOK_SECONDS = 0.01  # between two looks at the metrics, so that time passes
+
+
+class _Waiting(selectors.DefaultSelector):
+    """Counts the seconds in which there was nothing to do, and of a wait no more than was asked for."""
+
+    seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.seconds += _TURN_SECONDS
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        began = time.monotonic()
+        ready = super().select(timeout)
+        waited = time.monotonic() - began
+        self.seconds += waited if timeout is None else min(waited, timeout)
+        return ready
+
+
+class IdleTime(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while it waits.
+
+    The agent and all whom it talks with run on one loop. However slow the machine is, and however long it stalls:
+    nobody's patience runs out while there is anything left to do for the one who is waited for, but only with a vendor
+    that does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = _Waiting()
+        super().__init__(self._waiting)
+
+    def time(self) -> float:
+        return self._waiting.seconds
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], IdleTime]]:
+    return {"idle time": IdleTime}
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -233,14 +274,16 @@ class World:
         """Until the agent has no open call, nor any connection to a vendor."""
         vendors = (self.deepgram, self.deepgram_fallback, self.cartesia, self.elevenlabs)
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            while await self.metric("voice_agent_open_calls") or any(vendor.open for vendor in vendors):
-                pass  # each look is a request of its own
+            while await self.metric("voice_agent_open_calls") or any(  # noqa: ASYNC110  (the agent tells when asked)
+                vendor.open for vendor in vendors
+            ):
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def counted(self, line: str, times: int = 1) -> None:
         """Until the metric has come to so much."""
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            while await self.metric(line) < times:
-                pass
+            while await self.metric(line) < times:  # noqa: ASYNC110  (the agent tells when asked)
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def metric(self, line: str) -> float:
         text = (await self.http.get(f"{self.agent}/metrics")).text
@@ -271,7 +314,7 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def world(vendors: Callable[[], Any]) -> AsyncIterator[World]:
-    """The agent among its vendors, with short patience."""
+    """The agent among its vendors."""
     async with World(vendors()).running() as world:
         yield world
 

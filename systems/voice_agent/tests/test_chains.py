@@ -16,10 +16,11 @@ from voice_agent.tts.speech import Speech, VoiceFailed
 from voice_agent.tts.voice import Voice
 
 _REPLY = ["We are open until six.", "Anything else?"]
-_QUICK = {"ATTEMPT_SECONDS": "0.5", "FIRST_TOKEN_SECONDS": "0.5"}
-_TWO = {**_QUICK, "ANTHROPIC_API_KEY": "k"}
+_QUICK = {"ATTEMPT_SECONDS": "0.5"}  # with what hangs; with everything else a scene is as patient as the agent
+_HASTE = dict.fromkeys(("no token", "stall", "hang"), _QUICK)
+_TWO = {"ANTHROPIC_API_KEY": "k"}
 _THREE = {**_TWO, "GEMINI_API_KEY": "k"}
-_VOICES = {**_QUICK, "ELEVENLABS_API_KEY": "k"}
+_VOICES = {"ELEVENLABS_API_KEY": "k"}
 
 
 async def _ask(world: Any, call: str = "a call") -> None:
@@ -31,7 +32,7 @@ async def _ask(world: Any, call: str = "a call") -> None:
 
 
 async def _put_to_the_next(worlds: Callable[..., Any], mode: str) -> None:
-    async with worlds(**_TWO) as world:
+    async with worlds(**_TWO, **_HASTE.get(mode, {})) as world:
         world.openai.modes.append(mode)
         await _ask(world)
         assert world.cartesia.said[1:] == _REPLY
@@ -43,7 +44,7 @@ async def _put_to_the_next(worlds: Callable[..., Any], mode: str) -> None:
 
 
 async def _gone_on_with(worlds: Callable[..., Any], mode: str) -> None:
-    async with worlds(**_TWO) as world:
+    async with worlds(**_TWO, **_HASTE.get(mode, {})) as world:
         world.openai.modes.append(mode)
         await _ask(world)
         assert world.cartesia.said[1:] == _REPLY  # though the other said all of it again
@@ -98,7 +99,8 @@ async def _answers_alone(worlds: Callable[..., Any], vendor: str) -> None:
 
 
 async def _three_models_hang_and_the_caller_is_never_left_in_dead_air(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_THREE, DEAD_AIR_SECONDS="0.7", TRANSFER_NUMBER="+15550123") as world:
+    patience = {"FIRST_TOKEN_SECONDS": "0.5", "DEAD_AIR_SECONDS": "0.7"}
+    async with worlds(**_THREE, **_QUICK, **patience, TRANSFER_NUMBER="+15550123") as world:
         for model in (world.openai, world.anthropic, world.gemini):
             model.always = "no token"
         async with world.calling() as caller:
@@ -113,7 +115,7 @@ async def _three_models_hang_and_the_caller_is_never_left_in_dead_air(worlds: Ca
 
 
 async def _nobody_waits_for_a_model_whose_breaker_is_open(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_TWO, BREAKER_FAILURES="2") as world:
+    async with worlds(**_TWO, **_QUICK, BREAKER_FAILURES="2") as world:
         world.openai.modes.extend(["no token"] * 2)
         async with world.calling() as caller:
             await caller.greeted()
@@ -159,7 +161,7 @@ async def test_models(together: Callable[..., Any]) -> None:
 
 
 async def _said_by_the_next(worlds: Callable[..., Any], mode: str) -> None:
-    async with worlds(**_VOICES) as world, world.calling() as caller:
+    async with worlds(**_VOICES, **_HASTE.get(mode, {})) as world, world.calling() as caller:
         await caller.greeted()
         world.cartesia.mode = mode
         if mode == "refuse":
@@ -180,7 +182,7 @@ async def _said_by_the_next(worlds: Callable[..., Any], mode: str) -> None:
 
 
 async def _a_voice_that_stalls_is_taken_up_where_it_stopped(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_VOICES) as world, world.calling() as caller:
+    async with worlds(**_VOICES, **_QUICK) as world, world.calling() as caller:
         await caller.greeted()
         world.cartesia.mode, world.cartesia.ms_per_word, world.elevenlabs.ms_per_word = "stall", 30, 60
         world.openai.replies.append("One two three. Four five six seven eight nine ten.")
@@ -200,7 +202,7 @@ async def _a_voice_that_stalls_is_taken_up_where_it_stopped(worlds: Callable[...
 
 
 async def _when_no_voice_can_speak_the_carrier_does(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_VOICES) as world, world.calling() as caller:
+    async with worlds(**_VOICES, **_QUICK) as world, world.calling() as caller:
         await caller.greeted()
         world.cartesia.mode, world.elevenlabs.mode = "hang", "no audio"
         await caller.say("When are you open?")
@@ -287,7 +289,8 @@ class _Nowhere:
 
 
 async def _heard_again(worlds: Callable[..., Any], mode: str) -> None:
-    async with worlds(DEEPGRAM_FALLBACK_API_KEY="k2", FINAL_SECONDS="0.5") as world:
+    patience = {"FINAL_SECONDS": "0.5"} if mode == "no final" else {}
+    async with worlds(DEEPGRAM_FALLBACK_API_KEY="k2", **patience) as world:
         world.deepgram.mode = mode
         async with world.calling() as caller:
             await caller.greeted()

@@ -8,9 +8,12 @@ from typing import Any
 
 from voice_agent.speaking import TROUBLE
 
-_IMPATIENT = {"FIRST_TOKEN_SECONDS": "0.5", "FIRST_AUDIO_SECONDS": "0.5", "BETWEEN_AUDIO_SECONDS": "0.5"}
-
-
+# Patience is short only with what hangs: with everything else a scene is as patient as the agent.
+_HASTE = {
+    "no token": {"FIRST_TOKEN_SECONDS": "0.5"},
+    "hang": {"FIRST_AUDIO_SECONDS": "0.5"},
+    "stall": {"BETWEEN_AUDIO_SECONDS": "0.5"},
+}
 _FAILURES: list[tuple[list[str], list[str], int]] = [
     (["no token"], [TROUBLE], 1),
     (["500", "500"], [TROUBLE], 2),
@@ -22,7 +25,7 @@ _FAILURES: list[tuple[list[str], list[str], int]] = [
 
 
 async def _apologised_for(worlds: Callable[..., Any], modes: list[str], said: list[str], requests: int) -> None:
-    async with worlds(**_IMPATIENT) as world:
+    async with worlds(**_HASTE.get(modes[0], {})) as world:
         world.openai.modes.extend(modes)
         async with world.calling() as caller:
             await caller.greeted()
@@ -33,7 +36,7 @@ async def _apologised_for(worlds: Callable[..., Any], modes: list[str], said: li
 
 
 async def _said_by_the_carrier(worlds: Callable[..., Any], mode: str) -> None:
-    async with worlds(**_IMPATIENT) as world, world.calling() as caller:
+    async with worlds(**_HASTE.get(mode, {})) as world, world.calling() as caller:
         await caller.greeted()
         world.cartesia.mode = mode
         await caller.say("When are you open?")
@@ -51,7 +54,7 @@ async def _said_by_the_carrier(worlds: Callable[..., Any], mode: str) -> None:
 
 
 async def _a_synthesis_that_stalls_is_finished_by_the_carrier(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_IMPATIENT) as world, world.calling() as caller:
+    async with worlds(**_HASTE["stall"]) as world, world.calling() as caller:
         await caller.greeted()
         world.cartesia.mode = "stall"
         await caller.say("When are you open?")
@@ -60,7 +63,7 @@ async def _a_synthesis_that_stalls_is_finished_by_the_carrier(worlds: Callable[.
 
 
 async def _three_failed_turns_give_the_call_up(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_IMPATIENT, TRANSFER_NUMBER="+15550123") as world:
+    async with worlds(TRANSFER_NUMBER="+15550123") as world:
         world.openai.modes.extend(["401"] * 3)
         async with world.calling() as caller:
             await caller.greeted()
@@ -109,7 +112,7 @@ async def _a_recogniser_lost_for_good_ends_the_call_with_an_apology(worlds: Call
 
 
 async def _a_caller_whom_nobody_can_speak_to_is_hung_up(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_IMPATIENT) as world:
+    async with worlds() as world:
         world.cartesia.mode = "error"
 
         hang_up = world.telnyx.on_command

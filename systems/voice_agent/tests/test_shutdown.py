@@ -13,8 +13,11 @@ from typing import Any
 
 import httpx
 
-_SHUTDOWN_SECONDS = 1.5
+_SHUTDOWN_SECONDS = 3.0  # of which a third is for hanging up
+# The program's own clock does not wait for a slow test.
+_PATIENT = dict.fromkeys(("FIRST_AUDIO_SECONDS", "DEAD_AIR_SECONDS", "MEDIA_IDLE_SECONDS"), "60")
 _HANG_SECONDS = 60.0  # a guard against hanging
+_LOOK_SECONDS = 0.01
 _SILENT = b"\xff" * 160
 
 
@@ -89,15 +92,15 @@ async def _program(world: Any) -> AsyncIterator[Any]:
     port = _free_port()
     settings = {"PORT": str(port), "SHUTDOWN_SECONDS": str(_SHUTDOWN_SECONDS), "PYTHONASYNCIODEBUG": "1"}
     program = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "voice_agent", env={**os.environ, **world.settings, **settings}, stderr=PIPE
+        sys.executable, "-m", "voice_agent", env={**os.environ, **world.settings, **_PATIENT, **settings}, stderr=PIPE
     )
     try:
         assert program.stderr is not None
         while b'"ready"' not in (line := await program.stderr.readline()):
             assert line, "it ended before it was ready"
         world.agent = f"http://127.0.0.1:{port}"
-        while not await _answers(world):
-            pass  # the port opens just after "ready"
+        while not await _answers(world):  # noqa: ASYNC110  (the port opens just after "ready")
+            await asyncio.sleep(_LOOK_SECONDS)
         yield program
     finally:
         if program.returncode is None:

@@ -324,7 +324,7 @@ async def _a_caller_is_put_through_after_what_else_was_called(worlds: Callable[.
 
 
 async def _a_call_that_is_complete_is_carried_out_though_the_stream_does_not_end(worlds: Callable[..., Any]) -> None:
-    async with worlds(**_ON, FIRST_TOKEN_SECONDS="0.3", BETWEEN_TOKENS_SECONDS="0.1") as world:
+    async with worlds(**_ON, BETWEEN_TOKENS_SECONDS="0.1") as world:
         world.openai.hold, world.openai.hold_after = asyncio.Event(), 4  # all but the usage and the end
         async with world.calling() as caller:
             await caller.greeted()
