@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from asyncio import CancelledError
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,20 +41,15 @@ class Switch:
         self.lamp.lit = self.defect == "does nothing"
         self.lamp.looked = 0
         self.lamp.log.append("injected")
-        with suppress(RuntimeError):
-            try:
-                yield self
-            except Exception:
-                if self.defect != "is not undone by an exception":
-                    self.lamp.lit = True
-                raise
-            else:
-                self.lamp.lit = self.defect != "is not undone"
-            finally:
-                if self.defect == "forgets":
-                    self.lamp.looked = 0
-                if self.defect != "is not undone by cancellation" and not self.defect.startswith("is not undone"):
-                    self.lamp.lit = True
+        try:
+            yield self
+        finally:
+            left_by = sys.exc_info()[0]
+            how = "" if left_by is None else " by cancellation" if left_by is CancelledError else " by an exception"
+            if self.defect != f"is not undone{how}":
+                self.lamp.lit = True
+            if self.defect == "forgets":
+                self.lamp.looked = 0
 
     async def effect(self) -> tuple[bool, str]:
         return self.lamp.looked > 0 and self.defect != "proves nothing", f"{self.lamp.looked} stumbled"

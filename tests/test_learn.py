@@ -6,14 +6,11 @@ The clients are the vendors' own SDKs, unmodified, pointed at the proxy.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import os
 import signal
-import socket
 import ssl
 import sys
 import warnings
-import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,7 +22,7 @@ import aiohttp
 import cartesia
 import openai
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,29 +34,25 @@ with warnings.catch_warnings():
     from deepgram.environment import DeepgramClientEnvironment
     from deepgram.listen.v1.types.listen_v1results import ListenV1Results
 
+from tests.test_learn_proxy import Vendor, between, proxied
+
 from busyhour.cli import main
+from busyhour.clock import SystemClock
 from busyhour.emulators import Cartesia, Constant, Deepgram, Empirical, LogNormal, OpenAI
 from busyhour.emulators.profile import Profile, learned, read
-from busyhour.emulators.twin import listening, reset
 from busyhour.errors import ServiceError
 from busyhour.learn.lessons import Lessons
-from busyhour.learn.llm import OPENAI, LanguageModel
-from busyhour.learn.proxy import Upstream, check_reachable, passing
+from busyhour.learn.proxy import Upstream, check_reachable
 from busyhour.learn.stt import DeepgramStudent
-from busyhour.learn.student import Student
 from busyhour.learn.tts import CartesiaStudent
 from busyhour.media.codec import codec
 from busyhour.media.utterances import utterance
 from busyhour.model import MS
 
 TALK: Any = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "When do you open on Saturday?"}]}
+CLOCK = SystemClock()
+ROUNDED_MS = 0.001  # a profile is written to a microsecond
 RAW: Any = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}
-
-
-@asynccontextmanager
-async def proxied(upstream: str, student: Student) -> AsyncIterator[str]:
-    async with passing(Upstream.parse(upstream, ""), student, 0) as port:
-        yield f"http://127.0.0.1:{port}"
 
 
 @asynccontextmanager
@@ -158,25 +151,38 @@ async def test_a_synthesiser_is_learned() -> None:
             cartesia.AsyncCartesia(api_key="k", base_url=origin, websocket_base_url=sockets, max_retries=0) as client,
             client.tts.websocket_connect() as connection,
         ):
+            waited_ms: list[float] = []
 
             async def speak() -> int:
+                asked_ns, sizes = CLOCK.now_ns(), list[int]()
                 speech = connection.context(model_id="sonic-3", voice="v", output_format=RAW, timeout=10)
                 await speech.push("There is free parking right behind the building.")
                 await speech.no_more_inputs()
-                return sum([len(getattr(event, "audio", None) or b"") async for event in speech.receive()])
+                async for event in speech.receive():
+                    if audio := getattr(event, "audio", None):
+                        if not sizes:
+                            waited_ms.append((CLOCK.now_ns() - asked_ns) / MS)
+                        sizes.append(len(audio))
+                return sum(sizes)
 
             sizes = await asyncio.gather(*(speak() for _ in range(30)))
+            asked_ns = CLOCK.now_ns()
             audio = await client.tts.generate(
                 model_id="sonic-3", transcript="Good bye.", voice={"id": "v"}, output_format=RAW
             )
             assert len(await audio.read()) > 1000
+            waited_ms.append((CLOCK.now_ns() - asked_ns) / MS)
         rows = [row for row in await twin.witnessed(endpoint) if row.kind == "tts"]
     assert len(set(sizes)) == 1
     assert sizes[0] > 16_000
     profile = profile_of(lessons, "cartesia")
     truth = [(row.detail["first_audio_ns"] - row.began_ns) / MS for row in rows]  # type: ignore[operator]
     assert profile.measured["first_audio"] == 31 == len(truth) == lessons.finished
-    assert quantiles(delays(profile, "first_audio")) == [pytest.approx(ms, abs=15, rel=0.1) for ms in quantiles(truth)]
+    # The proxy stands between the two: each speech took it longer than the twin and less long than the client, however
+    # busy the machine was. What holds of each pair holds of the sorted lists.
+    seen = sorted(delays(profile, "first_audio"))
+    for least, ms, most in zip(sorted(truth), seen, sorted(waited_ms), strict=True):
+        assert least - ROUNDED_MS <= ms <= most + ROUNDED_MS
     assert profile.numbers["realtime_factor"] == pytest.approx(8, rel=0.25)
     assert profile.outcomes == {}
 
@@ -216,153 +222,6 @@ async def test_a_recogniser_is_learned() -> None:
     assert profile.measured["interim"] >= 3
     assert 60 <= quantiles(delays(profile, "interim"))[2] <= 260
     assert lessons.finished == 1
-
-
-# ---------------------------------------------------------------- nothing is changed
-
-
-class Vendor:
-    """A server that answers as it is told, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append((request.method, request.raw_path, headers, await request.read()))
-        if request.path == "/reset":
-            reset(request)
-        if request.path in ("/zipped", "/cut"):
-            response = web.StreamResponse(headers={"Content-Length": "100", "X-Two": "2"})
-            await response.prepare(request)
-            if request.path == "/cut":
-                await response.write(b"half")
-                reset(request)
-                return response
-        if request.path == "/refused":
-            return web.json_response({"why": "no"}, status=402, headers={"dg-error": "no money"})
-        if request.path == "/gzip":
-            body = gzip.compress(b"data: {}\n\n")
-            return web.Response(body=body, headers={"Content-Encoding": "gzip", "Content-Type": "text/event-stream"})
-        if request.headers.get("Upgrade"):
-            return await self.socket(request)
-        return web.Response(text="hello", status=207, reason="Odd", headers=[("X-Two", "a"), ("X-Two", "b")])
-
-    async def socket(self, request: web.Request) -> web.StreamResponse:
-        ws = web.WebSocketResponse(autoping=False, protocols=("token",), max_msg_size=0)
-        ws.headers["x-request-id"] = "r1"
-        await ws.prepare(request)
-        async for message in ws:
-            if message.type is WSMsgType.TEXT:
-                await ws.send_str(message.data.upper())
-            elif message.type is WSMsgType.BINARY and message.data == b"die":
-                reset(request)
-            elif message.type is WSMsgType.BINARY and message.data == b"close":
-                await ws.close(code=4001, message=b"enough")
-            elif message.type is WSMsgType.BINARY:
-                await ws.send_bytes(message.data[::-1])
-            elif message.type is WSMsgType.PING:
-                await ws.pong(message.data)
-        return ws
-
-
-@asynccontextmanager
-async def between() -> AsyncIterator[tuple[Vendor, str, aiohttp.ClientSession]]:
-    vendor = Vendor()
-    app = web.Application()
-    app.router.add_route("*", "/{rest:.*}", vendor.handle)
-    async with (
-        listening(app) as port,
-        proxied(f"http://127.0.0.1:{port}", LanguageModel(Lessons(), OPENAI)) as origin,
-        aiohttp.ClientSession(auto_decompress=False) as session,
-    ):
-        yield vendor, origin, session
-
-
-async def test_requests_and_answers_pass_as_they_are() -> None:
-    async with between() as (vendor, origin, session):
-        headers = {"Authorization": "Bearer secret", "X-Odd": "ä", "Accept-Encoding": "br, gzip", "User-Agent": "me"}
-        async with session.put(f"{origin}/a%2Fb/c?q=%20x&q=2", data=b"\x00\xff", headers=headers) as answer:
-            assert (answer.status, answer.reason, await answer.text()) == (207, "Odd", "hello")
-            assert answer.headers.getall("X-Two") == ["a", "b"]
-        method, path, passed, body = vendor.seen[0]
-        assert (method, path, body) == ("PUT", "/a%2Fb/c?q=%20x&q=2", b"\x00\xff")
-        assert passed["authorization"] == "Bearer secret"
-        assert passed["user-agent"] == "me"
-        assert passed["accept-encoding"] == "gzip"  # what we could not read is not asked for
-        assert passed["host"] != origin.removeprefix("http://")
-        async with session.get(f"{origin}/gzip") as answer:
-            assert gzip.decompress(await answer.read()) == b"data: {}\n\n"
-            assert answer.headers["Content-Encoding"] == "gzip"
-
-
-@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate"])
-async def test_a_compressed_request_passes_as_what_it_says(coding: str) -> None:
-    body = b'{"model": "m"}'
-    packed = gzip.compress(body) if coding.lower() == "gzip" else zlib.compress(body)
-    async with between() as (vendor, origin, session):
-        async with session.post(f"{origin}/v1/files", data=packed, headers={"Content-Encoding": coding}) as answer:
-            assert answer.status == 207
-        _, _, passed, received = vendor.seen[0]
-        assert received == body
-        assert "content-encoding" not in passed
-        assert passed["content-length"] == str(len(body))
-
-
-async def test_breaks_pass_too() -> None:
-    async with between() as (_, origin, session):
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await session.post(f"{origin}/reset", data=b"x")
-        async with session.get(f"{origin}/cut") as answer:
-            with pytest.raises(aiohttp.ClientError):
-                await answer.read()
-
-
-async def test_sockets_pass_as_they_are() -> None:
-    async with (
-        between() as (vendor, origin, session),
-        session.ws_connect(f"{origin}/s?x=1", protocols=("token", "key"), autoping=False, autoclose=False) as ws,
-    ):
-        assert ws.protocol == "token"
-        assert vendor.seen[0][2]["sec-websocket-protocol"] == "token,key"
-        await ws.send_str("hällo")
-        assert (await ws.receive()).data == "HÄLLO"
-        await ws.send_bytes(b"\x01\x02")
-        assert (await ws.receive()).data == b"\x02\x01"
-        await ws.ping(b"p")
-        pong = await ws.receive()
-        assert (pong.type, pong.data) == (WSMsgType.PONG, b"p")
-        await ws.send_bytes(b"close")
-        closed = await ws.receive()
-        assert (closed.type, closed.data, closed.extra) == (WSMsgType.CLOSE, 4001, "enough")
-
-
-async def test_a_socket_that_breaks_or_is_refused_is_so_for_the_client() -> None:
-    async with between() as (_, origin, session):
-        async with session.ws_connect(f"{origin}/s") as ws:
-            await ws.send_bytes(b"die")
-            assert (await ws.receive()).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
-            assert ws.close_code == 1006
-        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-        async with session.get(f"{origin}/refused", headers={**upgrade, "Sec-WebSocket-Key": "x" * 24}) as answer:
-            assert (answer.status, await answer.json()) == (402, {"why": "no"})
-            assert answer.headers["dg-error"] == "no money"
-
-
-async def test_a_vendor_that_is_gone_is_a_502_and_teaches_nothing() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        lessons = Lessons()
-        async with proxied(nowhere, LanguageModel(lessons, OPENAI)) as origin, aiohttp.ClientSession() as session:
-            async with session.post(f"{origin}/v1/chat/completions", json={}) as answer:
-                assert answer.status == 502
-                assert f"busyhour: {nowhere} cannot be reached: " in (await answer.json())["error"]
-            with pytest.raises(aiohttp.WSServerHandshakeError):
-                await session.ws_connect(f"{origin}/v1/listen")
-        assert lessons.profile(vendor="openai", upstream="", learned="") is None
-        with pytest.raises(ServiceError, match=f"the upstream {nowhere} cannot be reached: .*; check the URL"):
-            await check_reachable(Upstream.parse(nowhere, ""))
 
 
 # ---------------------------------------------------------------- the command

@@ -5,18 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from busyhour.emulators.profile import Profile
+from busyhour.emulators.behaviour import Empirical
+from busyhour.emulators.profile import Abandoned, Profile, read
+from busyhour.errors import PlanError
 from busyhour.learn.command import seen
-from busyhour.learn.lessons import KEPT_AT_MOST, Lessons, Reservoir
+from busyhour.learn.lessons import Lessons
 from busyhour.learn.llm import ANTHROPIC, GEMINI, OPENAI, Format, LanguageModel
 from busyhour.learn.stt import DeepgramStudent
 from busyhour.learn.student import End, Events
 from busyhour.learn.tts import CartesiaStudent, ElevenLabsStudent
 from busyhour.learn.vectors import Vectors
+from busyhour.learn.waits import KEPT_AT_MOST, Reservoir, Waits
 from busyhour.model import MS, SECOND
 
 RAW: Any = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}
@@ -124,8 +129,9 @@ def test_events_that_make_no_sense_are_passed_over(junk: bytes) -> None:
 
 def test_zipped_events_are_read() -> None:
     events = Events({"Content-Encoding": "gzip"})
-    zipped = gzip.compress(b"data: one\n\ndata: two\ndata: lines\n\n")
-    assert [text for at in range(0, len(zipped), 7) for text in events.of(zipped[at : at + 7])] == ["one", "two\nlines"]
+    zipped = gzip.compress(b'data: {"one": 1}\n\ndata: {"two":\ndata: 2}\n\ndata: [DONE]\n\n')
+    read = [event for at in range(0, len(zipped), 7) for event in events.of(zipped[at : at + 7])]
+    assert [(event.form, event.done) for event in read] == [({"one": 1}, False), ({"two": 2}, False), ({}, True)]
     assert list(Events({"Content-Encoding": "gzip"}).of(b"not gzip")) == []
 
 
@@ -232,8 +238,165 @@ def test_what_was_seen_is_told_as_people_write_times() -> None:
 
 
 def test_a_reservoir_is_bounded_and_fair() -> None:
-    reservoir = Reservoir("x")
+    reservoir: Reservoir[int] = Reservoir("x")
     for value in range(10 * KEPT_AT_MOST):
         reservoir.add(value)
     assert len(reservoir.values) == KEPT_AT_MOST
     assert sum(reservoir.values) / KEPT_AT_MOST == pytest.approx(5 * KEPT_AT_MOST, rel=0.02)
+
+
+# ---------------------------------------------------------------- what was abandoned
+
+
+def waits_of(*ms: float, abandoned: Sequence[float] = ()) -> Waits:
+    waits = Waits("first_token")
+    for one in ms:
+        waits.add(one)
+    for one in abandoned:
+        waits.add(one, abandoned=True)
+    return waits
+
+
+def test_what_was_abandoned_counts_as_far_as_it_was_waited_for() -> None:
+    """The example of every textbook: 6-MP in acute leukaemia (Freireich, 1963), 21 patients, 12 of them censored."""
+    waits = waits_of(6, 6, 6, 7, 10, 13, 16, 22, 23, abandoned=(6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35))
+    curve = waits.curve()
+    survival = dict(zip(curve.ms, (1 - share for share in curve.shares), strict=True))
+    assert survival == pytest.approx(
+        {6: 0.8571, 7: 0.8067, 10: 0.7529, 13: 0.6902, 16: 0.6275, 22: 0.5378, 23: 0.4482}, abs=1e-4
+    )
+    assert (curve.quantile(0.5), curve.longest_ms) == (23, 35)
+    assert curve.unseen == pytest.approx(0.4482, abs=1e-4)
+    assert (curve.knows(0.5), curve.knows(0.6), curve.quantile(0.6)) == (True, False, 35)
+    drawn = waits.drawn()
+    assert len(drawn) == 1000
+    assert sum(ms > 23 for ms in drawn) == pytest.approx(448, abs=1)
+
+
+def test_a_client_that_gives_up_does_not_make_the_vendor_faster() -> None:
+    random = Random(1)
+    true = [random.lognormvariate(6, 0.8) for _ in range(5000)]
+    patience = [random.lognormvariate(6.3, 0.5) for _ in true]
+    came = [ms for ms, left in zip(true, patience, strict=True) if ms <= left]
+    left = [left for ms, left in zip(true, patience, strict=True) if ms > left]
+    assert len(left) > 1500
+    drawn = sorted(waits_of(*came, abandoned=left).drawn())
+    for q in (0.1, 0.5, 0.9):
+        truth = sorted(true)[int(q * len(true))]
+        assert drawn[int(q * 1000)] == pytest.approx(truth, rel=0.1)
+    assert sorted(came)[int(0.9 * len(came))] < 0.7 * sorted(true)[int(0.9 * len(true))], "what would be learned else"
+
+
+def test_nothing_abandoned_is_nothing_changed() -> None:
+    waits = waits_of(30, 10, 20)
+    assert waits.drawn() == [30, 10, 20]
+    curve = waits.curve()
+    assert (curve.unseen, curve.quantile(0.34), curve.quantile(1)) == (0, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "body", "abandoned"),
+    [
+        ([], 0, b'{"stream": true}', {"first_token": 1000}),
+        ([], 0, b'{"stream": false}', {}),  # of a whole reply no token is timed
+        ([], 0, b"no json", {}),
+        ([], 200, b"", {"first_token": 1000}),
+        ([delta(role="assistant")], 200, b"", {"first_token": 1000}),
+        ([delta(content="Hi")], 200, b"", {"between_tokens": 950}),
+        ([delta(content="Hi"), DONE], 200, b"", {}),
+        ([], 400, b'{"stream": true}', {}),
+        ([], 429, b'{"stream": true}', {}),
+    ],
+)
+def test_a_reply_that_is_left_was_awaited_until_then(
+    events: list[str], status: int, body: bytes, abandoned: dict[str, float]
+) -> None:
+    lessons = Lessons()
+    reply = LanguageModel(lessons, OPENAI).exchange("POST", "/v1/chat/completions", {}, body)
+    assert reply is not None
+    reply.sent(SECOND)
+    if status:
+        reply.answered(status, {"Content-Type": "text/event-stream"}, SECOND)
+    for number, event in enumerate(events):
+        reply.chunk(event.encode() + b"\n\n", SECOND + (50 + 10 * number) * MS)
+    reply.ended(End.LEFT, 2 * SECOND)
+    left = {name: waits.curve().longest_ms for name, waits in lessons.waits.items() if waits.abandoned}
+    assert left == abandoned
+    assert lessons.outcomes == ({"http_429": 1} if status == 429 else {})
+    assert lessons.finished == (delta(content="Hi") in events) + (status == 429)
+
+
+def test_a_request_that_never_left_was_not_awaited() -> None:
+    lessons = Lessons()
+    reply = LanguageModel(lessons, OPENAI).exchange("POST", "/v1/chat/completions", {}, b'{"stream": true}')
+    assert reply is not None
+    reply.ended(End.LEFT, SECOND)
+    assert not lessons.waits
+
+
+def test_speech_that_is_cut_off_was_awaited_until_then() -> None:
+    lessons = Lessons()
+    ws = CartesiaStudent(lessons).conversation("/tts/websocket", {})
+    assert ws is not None
+    ws.answered(101)
+    for name in "abc":
+        ws.asked(json.dumps({"context_id": name, "output_format": RAW, "transcript": "Hello."}), SECOND)
+    ws.told('{"type":"chunk","context_id":"a","data":"AAAA"}', SECOND + 40 * MS)
+    for name in "ab":  # the caller talks over it
+        ws.asked(json.dumps({"context_id": name, "cancel": True}), SECOND + 300 * MS)
+    ws.asked(json.dumps({"context_id": "d", "output_format": RAW, "transcript": "Hel", "continue": True}), SECOND)
+    ws.ended(End.LEFT, SECOND + 500 * MS)  # "c" had been due, "d" had not
+    waits = lessons.waits["first_audio"]
+    assert (waits.came, waits.abandoned, waits.curve().longest_ms) == (1, 2, 500)
+    assert profile_of(lessons, "cartesia").requests == 1, "what the others would have come to nobody knows"
+    speech = CartesiaStudent(lessons).exchange("POST", "/tts/bytes", {}, b"{}")
+    assert speech is not None
+    speech.sent(SECOND)
+    speech.ended(End.LEFT, SECOND + 700 * MS)
+    assert (waits.abandoned, waits.curve().longest_ms) == (3, 700)
+
+
+def test_a_query_that_is_left_was_awaited_until_then() -> None:
+    lessons = Lessons()
+    answer = Vectors(lessons).exchange("POST", "/query", {}, b"")
+    assert answer is not None
+    answer.sent(SECOND)
+    answer.ended(End.LEFT, 2 * SECOND)
+    assert lessons.waits["query"].abandoned == 1
+    assert lessons.profile(vendor="pinecone", upstream="", learned="") is None
+
+
+def test_how_much_is_not_known_is_said_in_the_words_and_in_the_profile(tmp_path: Path) -> None:
+    lessons = Lessons()
+    for ms in range(100, 1000, 100):
+        lessons.request()
+        lessons.finished += 1
+        lessons.delay("first_token", ms * MS)
+    lessons.abandoned("first_token", 2000 * MS)
+    words = "9 seen: first_token p50 600 ms, p95 more than 2 s (n=9, and 1 abandoned before it: longer waits), "
+    assert seen(lessons) == words + "the slowest 10% more than 2 s, nobody knows how much"
+    profile = profile_of(lessons, "openai")
+    profile.write(path := tmp_path / "p.json")
+    again = read(path, "openai")
+    assert again.abandoned == {"first_token": Abandoned(n=1, unseen=0.1, longer_than_ms=2000)}
+    assert again.measured == {"first_token": 9}
+    latency = again.latencies["first_token"]
+    assert isinstance(latency, Empirical)
+    assert latency.ms.count(2000) == 100
+    lessons = Lessons()
+    lessons.abandoned("first_token", 2000 * MS)
+    assert seen(lessons) == "0 seen: first_token never came: 1 abandoned before it, after at most 2 s"
+
+
+@pytest.mark.parametrize("wrong", ["[]", '{"first_token": 3}', '{"first_token": {"n": "x"}}'])
+def test_a_profile_whose_abandoned_make_no_sense_is_corrupt(wrong: str, tmp_path: Path) -> None:
+    lessons = Lessons()
+    lessons.request()
+    profile_of(lessons, "openai").write(path := tmp_path / "p.json")
+    form = json.loads(path.read_text())
+    del form["abandoned"]
+    path.write_text(json.dumps(form))
+    assert read(path, "openai").abandoned == {}, "as it was written before they were counted"
+    path.write_text(json.dumps({**form, "abandoned": json.loads(wrong)}))
+    with pytest.raises(PlanError, match=r"the profile is corrupt: .*abandoned"):
+        read(path, "openai")

@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+TWIN_CANNOT = "twin cannot"
+"""The outcome of a call whose agent asked for what the carrier can do and its twin cannot: data too, and the whole run
+is INVALID, for what the agent is worth it does not say."""
+
 
 class BusyhourError(Exception):
     """The root: an expected failure with a message fit for a person. `exit_code` follows sysexits.h."""

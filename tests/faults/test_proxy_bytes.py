@@ -184,16 +184,19 @@ async def test_a_slow_reader_stops_the_sender_and_not_the_memory() -> None:
             await writer.drain()
             sent += 65536
 
-    async with standing(pour) as stand:
+    async with standing(pour) as stand, standing() as other:
         reader, _ = await stand.connect()
-        stand.toxic("latency", {"latency": 1})
-        before = -1
-        while before != sent:
-            before = sent
-            await asyncio.sleep(0.3)
+        passing = await other.connect()
+        for one in (stand, other):
+            one.toxic("latency", {"latency": 1})
+        await stand.until(lambda: bool(stand.proxied._links), "the connection is accepted")
         (link,) = stand.proxied._links
         pipe = link.pipes["downstream"]
-        assert pipe._paused
+        before = -1
+        while before != sent or not pipe._paused:  # while others' bytes pass, these do not
+            before = sent
+            for _ in range(100):
+                await ping(other, *passing)
         held = pipe.stages[0][1].held_bytes + pipe.sink._transport.get_write_buffer_size()
         assert held < 6 * 1024 * 1024 + WRITE_ROOM_BYTES
         assert sent < 64 * 1024 * 1024, "the rest is in the kernel's buffers"
@@ -215,20 +218,25 @@ async def ping(stand: Stand, reader: asyncio.StreamReader, writer: asyncio.Strea
     return loop.time() - began
 
 
+async def quickest(stand: Stand, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
+    """Seconds for the quickest of some: a machine that stalls does not make all of them slow."""
+    return min([await ping(stand, reader, writer) for _ in range(4)])
+
+
 @on_uvloop
 async def test_latency_comes_and_goes_on_an_open_connection() -> None:
     async with standing() as stand:
         reader, writer = await stand.connect()
-        assert await ping(stand, reader, writer) < 0.15
+        assert await quickest(stand, reader, writer) < 0.15
         name = stand.toxic("latency", {"latency": 200})
         assert name == "latency_downstream"
         assert await ping(stand, reader, writer) >= 0.199
         stand.toxic("latency", {"latency": 200}, stream="upstream")
         assert await ping(stand, reader, writer) >= 0.399
         stand.proxied.change(name, {"attributes": {"latency": 0}})
-        assert 0.199 <= await ping(stand, reader, writer) < 0.399
+        assert 0.199 <= await quickest(stand, reader, writer) < 0.399
         stand.proxied.clear()
-        assert await ping(stand, reader, writer) < 0.15
+        assert await quickest(stand, reader, writer) < 0.15
         assert all(not pipe.stages for link in stand.proxied._links for pipe in link.pipes.values())
 
 
@@ -249,11 +257,13 @@ async def test_bandwidth_on_the_wire() -> None:
         stand.toxic("bandwidth", {"rate": 400})
         reader, writer = await stand.connect()
         loop = asyncio.get_running_loop()
-        writer.write(bytes(100_000))
-        await reader.readexactly(1)
-        began = loop.time()
-        await reader.readexactly(99_999)
-        assert loop.time() - began == pytest.approx(0.25, rel=0.25)
+        took: list[float] = []
+        while not took or (took[-1] > 0.31 and len(took) < 5):  # a machine that stalls does not stall each time
+            began = loop.time()
+            writer.write(bytes(100_000))
+            await reader.readexactly(100_000)
+            took.append(loop.time() - began)
+        assert 0.19 < min(took) < 0.31
 
 
 @on_uvloop

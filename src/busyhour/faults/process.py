@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
+from urllib.parse import urlsplit
 
 from busyhour import proc
 from busyhour.clock import SystemClock
 from busyhour.errors import PlanError, ServiceError
 from busyhour.faults.claims import Claim
 from busyhour.faults.undoing import (
+    STOPPED,
     Restartable,
+    aimed_at,
     check_times,
     ended,
     in_force,
@@ -28,7 +31,7 @@ from busyhour.model import MS, SECOND, Clock, Endpoint, Proof, Service
 
 _LOOKS = 1000  # 2 ms apart: the kernel stops and continues a process within milliseconds
 _LOOK_SECONDS = 0.002
-_STOPPED = "T"
+_CONNECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,7 @@ class _Death:
             raise ServiceError(f"{self._service} cannot be killed: its processes are gone")
         await self._handle.end(asked=False)
         if left := [one for one in self._killed if _same(proc.stat(one.pid), one)]:
-            names = ", ".join(f"{one.name} (pid {one.pid})" for one in left)
-            raise ServiceError(f"{self._service} could not be killed: {names} is still there after SIGKILL")
+            raise ServiceError(f"{self._service} could not be killed: {_names(left)} is still there after SIGKILL")
         self._killed_ns = self._clock.now_ns()
 
     async def end(self) -> None:
@@ -116,7 +118,9 @@ class _Death:
 class Restart:
     """A service is ended in order (SIGTERM, and after its time SIGKILL) and started again at the same address.
 
-    Its proof: the processes that it was are gone, and others answer.
+    It is down when the phase's first operations arrive, or `after_seconds` later, and is started again meanwhile: for
+    as long as it takes to start, nobody answers. Its proof: the processes that it was are gone by the kernel's word,
+    nobody answered at its address in between, and others answer. Read while it starts, the proof waits for that.
     """
 
     victim: Service
@@ -142,43 +146,77 @@ class Restart:
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError for a service that cannot be started again, ServiceError when it does not come back."""
-        renewal = _Renewal(self.service, restartable(self.name, self.service, endpoints), clock)
-        async with in_force(renewal, clock, after_seconds=self.after_seconds):
+        handle = restartable(self.name, self.service, endpoints)
+        renewal = _Renewal(self.service, handle, aimed_at(self.name, self.service, endpoints).url, clock)
+        # It is down when the body begins, and comes back beside the body, so that there is somebody to miss it.
+        async with in_force(renewal, clock, after_seconds=self.after_seconds, seconds=0):
             yield renewal
 
 
 class _Renewal:
     """A service that we have ended and started again, and the proof of it."""
 
-    def __init__(self, service: str, handle: Restartable, clock: Clock) -> None:
+    def __init__(self, service: str, handle: Restartable, url: str, clock: Clock) -> None:
         self._service = service
         self._handle = handle
+        self._url = url
         self._clock = clock
+        self._before: list[proc.Stat] = []
         self._how = ""
+        self._silent = False
         self._asked_ns = 0
         self._back_ns: int | None = None
+        self._starting = asyncio.Lock()
 
     async def effect(self) -> tuple[bool, str]:
         if not self._how:
             return False, f"{self._service} has not been asked to end"
-        if self._back_ns is None:
-            return False, f"{self._service} {self._how} and does not answer again yet"
+        await self.end()
+        assert self._back_ns is not None
+        now = proc.tree(self._handle.pids)
+        if left := [one for one in self._before if _same(proc.stat(one.pid), one)]:
+            return False, f"{self._service} {self._how}, but {_names(left)} is still there"
+        if not self._silent:
+            return False, f"{self._service} {self._how}, but somebody else answered at {self._url} meanwhile"
         seconds = (self._back_ns - self._asked_ns) / SECOND
-        return True, f"{self._service} {self._how}, and answered again {seconds:.1f} s after it was asked to end"
+        again = f"answered again {seconds:.1f} s after it was asked to end"
+        return bool(
+            now
+        ), f"{self._service} {self._how}, and {again}, as {_names(now)} instead of {_names(self._before)}"
 
     async def begin(self) -> None:
         if self._how:
             return
-        if not self._handle.pids:
+        self._before = proc.tree(self._handle.pids)
+        if not self._before:
             raise ServiceError(f"{self._service} cannot be restarted: its processes are gone")
         self._asked_ns = self._clock.now_ns()
         self._how = await self._handle.end(asked=True)
-        await self.end()
+        self._silent = not await _answers(self._url)
 
     async def end(self) -> None:
-        if self._how and self._back_ns is None:
-            await self._handle.start_again()
-            self._back_ns = self._clock.now_ns()
+        async with self._starting:  # who reads the proof waits for the start as well
+            if self._how and self._back_ns is None:
+                await self._handle.start_again()
+                self._back_ns = self._clock.now_ns()
+
+
+async def _answers(url: str) -> bool:
+    """Whether somebody takes connections there."""
+    address = urlsplit(url)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(address.hostname, address.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def _names(processes: Sequence[proc.Stat]) -> str:
+    return ", ".join(f"{one.name} (pid {one.pid})" for one in processes) or "none"
 
 
 def restartable(fault: str, service: str, endpoints: Mapping[str, Endpoint]) -> Restartable:
@@ -221,8 +259,11 @@ class Freeze:
 
     @property
     def claims(self) -> Sequence[Claim]:
-        until = self.after_seconds + self.seconds
-        return [Claim(of=f"the processes of {self.service}", from_seconds=self.after_seconds, to_seconds=until)]
+        # A twin that stands still can be told nothing, and tells no count: not even that it is to be as before.
+        what, until = ("processes", "behaviour"), self.after_seconds + self.seconds
+        return [
+            Claim(of=f"the {one} of {self.service}", from_seconds=self.after_seconds, to_seconds=until) for one in what
+        ]
 
     @asynccontextmanager
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
@@ -258,7 +299,7 @@ class _Frost:
             processes = proc.tree(roots(self._endpoint))
             if not processes:
                 raise ServiceError(f"{self._service} cannot be frozen: its processes are gone")
-            running = [one for one in processes if one.state != _STOPPED]
+            running = [one for one in processes if one.state != STOPPED]
             if not running:
                 self._seen_stopped, self._stopped_ns = len(processes), self._clock.now_ns()
                 return
@@ -284,8 +325,7 @@ class _Frost:
                 if self._stopped_ns is not None and self._lasted_ns is None:
                     self._lasted_ns = self._clock.now_ns() - self._stopped_ns
                 return
-        names = ", ".join(f"{one.name} (pid {one.pid})" for one in still)
-        raise ServiceError(f"{self._service} could not be thawed: {names} still stopped 2 s after SIGCONT")
+        raise ServiceError(f"{self._service} could not be thawed: {_names(still)} still stopped 2 s after SIGCONT")
 
     def _send(self, pid: int, number: signal.Signals) -> None:
         try:
@@ -303,7 +343,7 @@ def _same(now: proc.Stat | None, before: proc.Stat) -> bool:
 
 
 def _same_and_stopped(now: proc.Stat, before: proc.Stat) -> bool:
-    return _same(now, before) and now.state == _STOPPED
+    return _same(now, before) and now.state == STOPPED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from busyhour import admin, proc
 from busyhour.errors import PlanError, ServiceError
 from busyhour.faults.claims import Claim
-from busyhour.faults.undoing import aimed_at, to_the_end
+from busyhour.faults.undoing import aimed_at, awake, to_the_end
 from busyhour.model import JSON, Clock, Endpoint, Proof, Service
 
 
@@ -53,7 +53,7 @@ class Behave:
     def claims(self) -> Sequence[Claim]:
         share = sum(self.outcomes.values())
         outcomes = [Claim(of=f"the outcomes of {self.service}", share=share)] if self.outcomes else []
-        # Any number of them together, but none where the twin is killed: nobody is there to be told, or to count.
+        # Any number of them together, but none where the twin is killed or frozen: nobody is told then, or counts.
         behaviour = Claim(of=f"the behaviour of {self.service}", share=0.001)
         # The share of an outcome is set, not added to: of two faults the later would undo the earlier.
         singly = [f"the {one} of {self.service}" for one in self.latencies]
@@ -64,6 +64,7 @@ class Behave:
     async def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AsyncIterator[Proof]:
         """Raises PlanError when the twin knows no such outcome, ServiceError when it does not obey or answer."""
         endpoint = aimed_at(self.name, self.service, endpoints)
+        await awake(self.name, self.service, endpoint)
         before = await admin.behaviour(endpoint, self.service)
         proof = _Served(self, endpoint, _served(before))
         try:
@@ -88,6 +89,7 @@ class Behave:
     async def _undo(self, endpoint: Endpoint, before: Mapping[str, Any], proof: _Served) -> None:
         if endpoint.pids and not proc.tree(endpoint.pids):
             return  # a twin that has died harms nobody any more; that it died is the engine's to tell
+        await awake(self.name, self.service, endpoint)
         await proof.read()
         changed = {*self.latencies, *(["outcomes"] if self.outcomes else [])}
         earlier = {name: before[name] for name in changed if name in before}
@@ -122,6 +124,7 @@ class _Served:
 
     async def _now(self) -> tuple[bool, str]:
         fault = self._fault
+        await awake(fault.name, fault.service, self._endpoint)
         served = _served(await admin.behaviour(self._endpoint, fault.service))
         since = {outcome: count - self._before.get(outcome, 0) for outcome, count in served.items()}
         every = sum(since.values())

@@ -8,8 +8,13 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from math import inf
 from typing import Protocol, runtime_checkable
 
-from busyhour.errors import PlanError
+from busyhour import proc
+from busyhour.errors import PlanError, ServiceError
 from busyhour.model import SECOND, Clock, Endpoint
+
+STOPPED = "T"
+_AWAKE_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
 
 
 @runtime_checkable
@@ -66,6 +71,23 @@ def with_processes(fault: str, service: str, endpoints: Mapping[str, Endpoint]) 
 def roots(endpoint: Endpoint) -> tuple[int, ...]:
     """The processes that the service is at this instant: it may have been started again."""
     return endpoint.handle.pids if isinstance(endpoint.handle, Restartable) else endpoint.pids
+
+
+async def awake(fault: str, service: str, endpoint: Endpoint) -> None:
+    """Returns once a process of the service that stands still goes on, so that it can be spoken to; at once if none is.
+
+    Raises ServiceError when it still does after 10 s.
+    """
+    for _ in range(round(_AWAKE_SECONDS / _LOOK_SECONDS)):
+        still = [one for one in proc.tree(roots(endpoint)) if one.state == STOPPED]
+        if not still:
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+    names = ", ".join(f"{one.name} (pid {one.pid})" for one in still)
+    raise ServiceError(
+        f"the fault {fault!r} cannot be spoken of with {service}: {names} has stood still (state T) for "
+        f"{_AWAKE_SECONDS:g} s; whatever stopped it must let it go on before this fault begins and until it is undone"
+    )
 
 
 def check_times(fault: str, *, after_seconds: float, seconds: float | None) -> None:

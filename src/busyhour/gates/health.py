@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from busyhour.errors import TWIN_CANNOT
 from busyhour.gates.limits import Holds
 from busyhour.model import SECOND, Comparison, Mark, Outcome, Run
 from busyhour.statistics.wording import number
@@ -46,6 +47,7 @@ def _after(run: Run, at_ns: int) -> str:
 
 def _undisturbed(run: Run) -> Comparison:
     disturbed = [mark for mark in run.marks("service.died") if not _own_fault(mark)]
+    disturbed += run.marks("clocks.disagree")  # of two machines of the harness
     if not disturbed:
         return Comparison(Outcome.PASS, "")
     told = "; ".join(f"{_obituary(mark)}, {_after(run, mark.at_ns)}" for mark in disturbed)
@@ -111,6 +113,16 @@ def _told(run: Run) -> Comparison:
     return Comparison(Outcome.INVALID, "; ".join(problems)) if problems else Comparison(Outcome.PASS, "")
 
 
+def _able(run: Run) -> Comparison:
+    """No agent asked for what only the real carrier can do: a call that ends of it is not the agent's failure."""
+    calls = run.operations("call")
+    beyond = [call for call in calls if call.outcome == TWIN_CANNOT]
+    if not beyond:
+        return Comparison(Outcome.PASS, "")
+    why = "; ".join(dict.fromkeys(str(call.detail.get("why", "")) for call in beyond))
+    return Comparison(Outcome.INVALID, f"in {len(beyond)} of {len(calls)} calls it could not: {why}")
+
+
 def _completed(run: Run) -> Comparison:
     stopped = run.marks("run.stopped")
     if not stopped:
@@ -132,6 +144,7 @@ HARNESS = (
     Holds("nothing disturbed the services", _undisturbed),
     Holds("every fault took effect", _effective),
     Holds("the twins told all they saw", _told),
+    Holds("the carrier's twin could do what the agent asked for", _able),
 )
 """If one of them does not pass, nothing is said of the target."""
 

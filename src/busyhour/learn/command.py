@@ -22,6 +22,7 @@ from busyhour.learn.stt import DeepgramStudent
 from busyhour.learn.student import Student
 from busyhour.learn.tts import CartesiaStudent, ElevenLabsStudent
 from busyhour.learn.vectors import Vectors
+from busyhour.learn.waits import Waits
 from busyhour.model import SECOND
 
 EXAMPLE = "busyhour learn openai --upstream https://api.openai.com/v1 --port 8002 --profile openai.json --requests 200"
@@ -96,7 +97,8 @@ async def _learn(task: _Task, out: TextIO) -> int:
         out.flush()
         await _watch(task, lessons, ended, out)
     if not _write(task, lessons):
-        out.write(f"\nnothing was learned: no request came that {task.vendor.name}'s profile is made of\n")
+        abandoned = "".join(f"; {_timed(name, waits)}" for name, waits in sorted(lessons.waits.items()))
+        out.write(f"\nnothing was learned: no request came that {task.vendor.name}'s profile is made of{abandoned}\n")
         return NOTHING_LEARNED
     out.write(f"\n{task.path}: {seen(lessons)}\nreplay it: busyhour emulate {task.vendor.name} --profile {task.path}\n")
     return 0
@@ -129,11 +131,22 @@ def _write(task: _Task, lessons: Lessons) -> bool:
 
 
 def seen(lessons: Lessons) -> str:
-    """ "30 seen: first_token p50 341 ms, p95 690 ms (n=30); 1 http_429"."""
-    parts = []
-    for name, values in sorted(lessons.delays.items()):
-        ordered = sorted(values)
-        p50, p95 = (ordered[min(int(q * len(ordered)), len(ordered) - 1)] for q in (0.5, 0.95))
-        parts.append(f"{name} p50 {time_about(p50)}, p95 {time_about(p95)} (n={len(ordered)})")
+    """ "30 seen: first_token p50 341 ms, p95 690 ms (n=30); 1 http_429"; of what was abandoned: how often, and by how
+    much the tail may be longer than it looks."""
+    parts = [_timed(name, waits) for name, waits in sorted(lessons.waits.items())]
     parts += [f"{count} {outcome}" for outcome, count in sorted(lessons.outcomes.items())]
     return f"{lessons.finished} seen: {'; '.join(parts) or 'nothing to time'}"
+
+
+def _timed(name: str, waits: Waits) -> str:
+    curve = waits.curve()
+    longest = time_about(curve.longest_ms)
+    if not waits.came:
+        return f"{name} never came: {waits.abandoned} abandoned before it, after at most {longest}"
+    p50, p95 = (f"{'' if curve.knows(q) else 'more than '}{time_about(curve.quantile(q))}" for q in (0.5, 0.95))
+    if not waits.abandoned:
+        return f"{name} p50 {p50}, p95 {p95} (n={waits.came})"
+    told = f"{name} p50 {p50}, p95 {p95} (n={waits.came}, and {waits.abandoned} abandoned before it: longer waits)"
+    if curve.unseen:
+        told += f", the slowest {100 * curve.unseen:.2g}% more than {longest}, nobody knows how much"
+    return told

@@ -1,34 +1,22 @@
-"""What has been learned so far: delays, shares, numbers; bounded, whatever the length of the lesson."""
+"""What has been learned so far: delays, shares, numbers; bounded, whatever the length of the lesson.
+
+A request that its client abandoned before what is timed came counts for the delay as far as it had waited (see
+`waits`). For the outcomes it does not count, unless its own was known: what it would have come to, nobody knows, so
+that a vendor's hanging, which every client ends, is found in the delays and not in the outcomes.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from random import Random
 from statistics import median
 
 from busyhour.emulators.behaviour import LONGEST_MS
-from busyhour.emulators.profile import Profile, measured_latency
+from busyhour.emulators.profile import Abandoned, Profile, measured_latency
+from busyhour.learn.waits import Reservoir, Waits
 from busyhour.model import MS
 
-KEPT_AT_MOST = 20_000
 _HTTP = "http_"
-
-
-class Reservoir:
-    """At most 20,000 of all the values given, each as likely to be kept (Vitter's algorithm R, seeded)."""
-
-    def __init__(self, seed: str) -> None:
-        self.values: list[float] = []
-        self.given = 0
-        self._random = Random(seed)
-
-    def add(self, value: float) -> None:
-        self.given += 1
-        if len(self.values) < KEPT_AT_MOST:
-            self.values.append(value)
-        elif (place := self._random.randrange(self.given)) < KEPT_AT_MOST:
-            self.values[place] = value
 
 
 class Lessons:
@@ -40,16 +28,20 @@ class Lessons:
 
     def __init__(self) -> None:
         self.finished = 0
-        self._delays: dict[str, Reservoir] = {}
-        self._numbers: dict[str, Reservoir] = {}
+        self._waits: dict[str, Waits] = {}
+        self._numbers: dict[str, Reservoir[float]] = {}
         self._met: Counter[str] = Counter()
         self._doors = 0
         self._works = 0
 
     @property
     def delays(self) -> Mapping[str, Sequence[float]]:
-        """In milliseconds."""
-        return {name: kept.values for name, kept in self._delays.items()}
+        """In milliseconds: of what came."""
+        return {name: waits.values for name, waits in self._waits.items() if waits.came}
+
+    @property
+    def waits(self) -> Mapping[str, Waits]:
+        return self._waits
 
     @property
     def outcomes(self) -> Mapping[str, int]:
@@ -57,8 +49,15 @@ class Lessons:
 
     def delay(self, name: str, ns: int) -> None:
         """A latency was measured. What is below zero came before it could be due, and is 0."""
-        kept = self._delays.setdefault(name, Reservoir(name))
-        kept.add(min(max(ns, 0) / MS, LONGEST_MS))
+        self._waited(name, ns, abandoned=False)
+
+    def abandoned(self, name: str, ns: int) -> None:
+        """Somebody waited so long for it, and left before it came."""
+        self._waited(name, ns, abandoned=True)
+
+    def _waited(self, name: str, ns: int, *, abandoned: bool) -> None:
+        waits = self._waits.setdefault(name, Waits(name))
+        waits.add(min(max(ns, 0) / MS, LONGEST_MS), abandoned=abandoned)
 
     def number(self, name: str, value: float) -> None:
         self._numbers.setdefault(name, Reservoir(name)).add(value)
@@ -90,6 +89,7 @@ class Lessons:
             outcome: round(min(1.0, count / max(1, self._doors if outcome.startswith(_HTTP) else self._works)), 6)
             for outcome, count in sorted(self._met.items())
         }
+        came = {name: waits for name, waits in sorted(self._waits.items()) if waits.came}
         # Statuses and the rest are shares of different wholes: together they can be more than 1, and a twin takes 1.
         scale = max(1.0, sum(outcomes.values()))
         return Profile(
@@ -97,11 +97,17 @@ class Lessons:
             learned=learned,
             upstream=upstream,
             requests=self._works,
-            latencies={name: measured_latency(kept.values) for name, kept in sorted(self._delays.items())},
-            measured={name: kept.given for name, kept in self._delays.items()},
+            latencies={name: measured_latency(waits.drawn()) for name, waits in came.items()},
+            measured={name: waits.came for name, waits in came.items()},
+            abandoned={name: _abandoned(waits) for name, waits in sorted(self._waits.items()) if waits.abandoned},
             numbers={name: round(median(kept.values), 3) for name, kept in sorted(self._numbers.items())},
             outcomes={outcome: share / scale for outcome, share in outcomes.items()},
         )
+
+
+def _abandoned(waits: Waits) -> Abandoned:
+    curve = waits.curve()
+    return Abandoned(n=waits.abandoned, unseen=round(curve.unseen, 6), longer_than_ms=round(curve.longest_ms, 3))
 
 
 def outcome_of(status: int) -> str:

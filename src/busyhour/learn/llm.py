@@ -1,7 +1,8 @@
 """Language models: from the request to the first token, and from token to token, in streamed replies.
 
 What carries a token is told by the vendors' API references. A reply that is not streamed says nothing of either, and
-counts only for the outcomes.
+counts only for the outcomes. One whose client leaves (a caller who talks over it, a time that is up) says that the next
+token took longer than that: `waits`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from busyhour.learn.student import Conversation, End, Events, Exchange, is_strea
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """asks: whether a path asks for a reply; has_token, ends: whether an event carries one, or is the last."""
+    """asks: whether a path asks for a reply, streamed: whether the path and the body ask for it as a stream; has_token,
+    ends: whether an event carries a token, or is the last."""
 
     asks: Callable[[str], bool]
+    streamed: Callable[[str, bytes], bool]
     has_token: Callable[[Mapping[str, Any]], bool]
     ends: Callable[[Mapping[str, Any]], bool]
 
@@ -31,16 +34,17 @@ class LanguageModel:
     def exchange(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Exchange | None:
         if method != "POST" or not self._format.asks(path):
             return None
-        return _Reply(self._lessons, self._format)
+        return _Reply(self._lessons, self._format, streamed=self._format.streamed(path, body))
 
     def conversation(self, path: str, query: Mapping[str, str]) -> Conversation | None:
         return None
 
 
 class _Reply:
-    def __init__(self, lessons: Lessons, format_: Format) -> None:
+    def __init__(self, lessons: Lessons, format_: Format, *, streamed: bool) -> None:
         self._lessons = lessons
         self._format = format_
+        self._streamed = streamed  # as was asked for, and then as it is
         self._sent_ns = 0
         self._token_ns = 0
         self._events: Events | None = None
@@ -52,15 +56,16 @@ class _Reply:
 
     def answered(self, status: int, headers: Mapping[str, str], at_ns: int) -> None:
         self._status = status
-        if status == 200 and is_stream(headers):
+        self._streamed = status == 200 and is_stream(headers)
+        if self._streamed:
             self._events = Events(headers)
 
     def chunk(self, data: bytes, at_ns: int) -> None:
-        for text in self._events.of(data) if self._events is not None else ():
-            event = read_object(text)
-            if text == "[DONE]" or self._format.ends(event):
+        for event in self._events.of(data) if self._events is not None else ():
+            form = event.form or {}
+            if event.done or self._format.ends(form):
                 self._complete = True
-            if self._format.has_token(event):
+            if self._format.has_token(form):
                 if self._token_ns:
                     self._lessons.delay("between_tokens", at_ns - self._token_ns)
                 else:
@@ -68,16 +73,28 @@ class _Reply:
                 self._token_ns = at_ns
 
     def ended(self, how: End, at_ns: int) -> None:
-        if how is End.LEFT and not self._token_ns:
-            return  # nobody knows what would have come
+        outcome = outcome_of(self._status)
+        if how is End.LEFT and not outcome:
+            self._abandoned(at_ns)
+            if not self._token_ns:
+                return  # nobody knows what would have come
         self._lessons.request()
         self._lessons.finished += 1
-        if self._status == 0:
-            self._lessons.met("reset")
-        elif outcome := outcome_of(self._status):
+        if outcome:
             self._lessons.met(outcome)
+        elif self._status == 0:
+            self._lessons.met("reset")
         elif how is End.BROKEN or (how is End.WHOLE and self._events is not None and not self._complete):
             self._lessons.met("truncate")
+
+    def _abandoned(self, at_ns: int) -> None:
+        """It was awaited so far: if it had arrived, and was a stream."""
+        if not self._sent_ns or not self._streamed or self._complete:
+            return
+        if self._token_ns:
+            self._lessons.abandoned("between_tokens", at_ns - self._token_ns)
+        else:
+            self._lessons.abandoned("first_token", at_ns - self._sent_ns)
 
 
 # ---------------------------------------------------------------- the formats
@@ -119,18 +136,25 @@ def _gemini_ends(event: Mapping[str, Any]) -> bool:
     return False
 
 
+def _wants_stream(_path: str, body: bytes) -> bool:
+    return read_object(body).get("stream") is True
+
+
 OPENAI = Format(
     asks=lambda path: path.endswith(("/chat/completions", "/responses")),
+    streamed=_wants_stream,
     has_token=_openai_token,
     ends=lambda event: event.get("type") in ("response.completed", "response.incomplete", "response.failed"),
 )
 ANTHROPIC = Format(
     asks=lambda path: path.endswith("/messages"),
+    streamed=_wants_stream,
     has_token=_anthropic_token,
     ends=lambda event: event.get("type") == "message_stop",
 )
 GEMINI = Format(
     asks=lambda path: path.endswith((":generateContent", ":streamGenerateContent")),
+    streamed=lambda path, _body: path.endswith(":streamGenerateContent"),
     has_token=_gemini_parts,
     ends=_gemini_ends,
 )

@@ -4,6 +4,10 @@ HTTP with any body, streams chunk by chunk, and WebSockets message by message. W
 connection only (see emulators/headers.py), a request's body that is compressed, which is passed on as what it says,
 codings that could not be read (`Accept-Encoding` is cut down to gzip and deflate), and extensions of WebSockets, which
 are not negotiated. Keys pass, and are kept nowhere.
+
+Everything goes to the one upstream. A request in absolute form (RFC 9112, 3.2.2) is taken if it names this proxy; one
+that names another host is refused with 421, for its client takes us for a forward proxy: what it sends is meant for
+somebody else, and so is the key in it.
 """
 
 from __future__ import annotations
@@ -62,6 +66,9 @@ class Upstream:
         return Upstream(str(url.with_scheme(scheme).origin()), path.removesuffix(api) if api else path)
 
     def url(self, raw_path: str) -> yarl.URL:
+        """`raw_path` begins with a slash: anything else behind the origin would make it another."""
+        if not raw_path.startswith("/"):
+            raise ValueError(f"no path: {raw_path!r:.200}")
         return yarl.URL(self.origin + self.prefix + raw_path, encoded=True)
 
 
@@ -139,6 +146,10 @@ class _Refused(Exception):
         self.answer = answer
 
 
+class _Astray(Exception):
+    """A request for something else than a path of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Over:
     """How one direction of a WebSocket ended: `code` of its close frame, None without one."""
@@ -162,8 +173,12 @@ class _Proxy:
         self._connector = connector
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            target = _target(request)
+        except _Astray:
+            return _misdirected(self._upstream, request)
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await self._socket(request)
+            return await self._socket(request, target)
         try:
             body = await body_of(request)
         except Unreadable as problem:
@@ -171,19 +186,21 @@ class _Proxy:
         exchange = self._student.exchange(request.method, request.path, request.query, body) or _Unheeded()
         how = End.LEFT
         try:
-            response, how = await self._exchange(request, body, exchange)
+            response, how = await self._exchange(request, target, body, exchange)
             return response
         finally:
             exchange.ended(how, _CLOCK.now_ns())
 
     # ------------------------------------------------------------ HTTP
 
-    async def _exchange(self, request: web.Request, body: bytes, exchange: Exchange) -> tuple[web.StreamResponse, End]:
+    async def _exchange(
+        self, request: web.Request, target: str, body: bytes, exchange: Exchange
+    ) -> tuple[web.StreamResponse, End]:
         sending = _Sending()
         try:
             answer = await self._session.request(
                 request.method,
-                self._upstream.url(request.raw_path),
+                self._upstream.url(target),
                 headers=_to_vendor(request.headers),
                 data=body or None,
                 allow_redirects=False,
@@ -194,15 +211,17 @@ class _Proxy:
         except _BROKEN:
             reset(request)
             return web.Response(), End.BROKEN
+        finally:  # a client that leaves before the answer has begun cancels us here: how long it had waited counts
+            if sending.sent_ns:
+                exchange.sent(sending.sent_ns)
         async with answer:
-            exchange.sent(sending.sent_ns)
             exchange.answered(answer.status, answer.headers, _CLOCK.now_ns())
             response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=back(answer.headers))
             return response, await _pour(request, answer.content, response, exchange)
 
     # ------------------------------------------------------------ WebSockets
 
-    async def _socket(self, request: web.Request) -> web.StreamResponse:
+    async def _socket(self, request: web.Request, target: str) -> web.StreamResponse:
         conversation = self._student.conversation(request.path, request.query) or _Unheeded()
         opened: CIMultiDict[str] = CIMultiDict()
 
@@ -216,7 +235,7 @@ class _Proxy:
         async with _session(self._connector, raise_for_status=judge) as session:
             try:
                 vendor = await session.ws_connect(
-                    self._upstream.url(request.raw_path),
+                    self._upstream.url(target),
                     headers=_to_vendor(request.headers),
                     protocols=_protocols(request.headers),
                     autoping=False,
@@ -338,6 +357,28 @@ def _to_vendor(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 def _protocols(headers: Mapping[str, str]) -> list[str]:
     return [part.strip() for part in headers.get("Sec-WebSocket-Protocol", "").split(",") if part.strip()]
+
+
+def _target(request: web.Request) -> str:
+    """The path and the query, as they are encoded. Raises _Astray."""
+    raw = request.raw_path
+    if raw.startswith("/"):
+        return raw
+    try:
+        url = yarl.URL(raw, encoded=True)
+        port = url.port
+    except ValueError:
+        raise _Astray from None
+    ours = request.transport.get_extra_info("sockname")[1] if request.transport is not None else None
+    if url.scheme != "http" or url.host not in ("127.0.0.1", "localhost") or port != ours:
+        raise _Astray
+    return url.raw_path_qs
+
+
+def _misdirected(upstream: Upstream, request: web.Request) -> web.Response:
+    why = f"the request is for {request.raw_path[:200]}, and this is no forward proxy"
+    mend = f"all goes to {upstream.origin}: set it as the vendor's base URL, not as HTTP_PROXY"
+    return web.json_response({"error": f"busyhour: {why}; {mend}."}, status=421)
 
 
 def _unreachable(upstream: Upstream, problem: aiohttp.ClientConnectorError) -> web.Response:

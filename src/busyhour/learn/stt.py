@@ -4,6 +4,10 @@ Results say of which stretch of the audio they speak; when that audio passed her
 vendor when its pause has been heard (`endpointing` after the last word), or when the client says `Finalize`; Flux says
 itself how much it had heard. Deepgram's live APIs, v1 and v2; audio in containers has no clock that could be read
 without decoding, and only `Finalize` is learned from.
+
+A connection that is left while a result is due teaches nothing of it: that it was due would be known only from the
+result, and a `Finalize` after silence is answered by none. So the latencies are of results that came; a recogniser that
+keeps its results back until its clients leave looks faster than it is.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
+
+from busyhour.emulators.language_model.hearing import Event, SentEvents, Unreadable
 
 
 class End(Enum):
@@ -53,32 +55,24 @@ class Student(Protocol):
     def conversation(self, path: str, query: Mapping[str, str]) -> Conversation | None: ...
 
 
-_EVENT_BYTES_AT_MOST = 1 << 20
-
-
 class Events:
-    """Server-sent events out of the chunks of a body, gzipped or deflated too (WHATWG HTML, 9.2)."""
+    """Server-sent events out of the chunks of a body, gzipped or deflated too."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         coding = headers.get("Content-Encoding", "").lower()
         # 32 + 15: zlib reads the header and knows gzip from deflate.
         self._inflate = zlib.decompressobj(32 + zlib.MAX_WBITS) if coding in ("gzip", "deflate") else None
-        self._rest = b""
+        self._events = SentEvents()
 
-    def of(self, chunk: bytes) -> Iterator[str]:
-        """The data of every event that this chunk completes. What cannot be read is passed over."""
-        if self._inflate is not None:
-            try:
-                chunk = self._inflate.decompress(chunk)
-            except zlib.error:
-                return
-        *events, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
-        self._rest = self._rest[-_EVENT_BYTES_AT_MOST:]
-        for event in events:
-            lines = event.decode(errors="replace").split("\n")
-            data = "\n".join(line[5:].removeprefix(" ") for line in lines if line.startswith("data:"))
-            if data:
-                yield data
+    def of(self, chunk: bytes) -> Sequence[Event]:
+        """Every event that this chunk completes. What cannot be read is passed over."""
+        try:
+            return self._events.feed(chunk if self._inflate is None else self._inflate.decompress(chunk))
+        except zlib.error:
+            return ()
+        except Unreadable:
+            self._events = SentEvents()
+            return ()
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Synthesisers: from a text that can be spoken to its first audio, and how much faster than life the rest comes.
 
 A text can be spoken when its sentence has ended, when the client flushes, or says that no more comes: until then the
-vendor may wait, which is not its slowness. Cartesia's contexts and ElevenLabs' streams; their HTTP endpoints too.
+vendor may wait, which is not its slowness. Cartesia's contexts and ElevenLabs' streams; their HTTP endpoints too. What
+is cancelled, or left, before its first audio has waited so far in vain: `waits`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ class _Speech:
                 self._lessons.delay("first_audio", at_ns - self._due_ns)
         self._last_ns = at_ns
 
+    def left(self, at_ns: int) -> None:
+        """Nobody listens any more: its audio had been awaited so far, unless it had come."""
+        if self._due_ns and not self._first_ns:
+            self._lessons.abandoned("first_audio", at_ns - self._due_ns)
+
     def over(self) -> None:
         took_ns = self._last_ns - self._first_ns
         # While text still came, the vendor may have waited for it.
@@ -93,17 +99,20 @@ class _Spoken:
         if self._events is None:
             self._speech.audio(len(data), at_ns)
             return
-        for text in self._events.of(data):
-            self._speech.audio(_audio_bytes(read_object(text).get("data")), at_ns)
+        for event in self._events.of(data):
+            self._speech.audio(_audio_bytes((event.form or {}).get("data")), at_ns)
 
     def ended(self, how: End, at_ns: int) -> None:
-        if how is End.LEFT and not self._speech.sounded:
+        outcome = outcome_of(self._status)
+        if how is End.LEFT and not outcome and not self._speech.sounded:
+            if self._status in (0, 200):
+                self._speech.left(at_ns)
             return
         self._lessons.request()
         self._lessons.finished += 1
         if self._status == 0 or how is End.BROKEN:
             self._lessons.met("reset")
-        elif outcome := outcome_of(self._status):
+        elif outcome:
             self._lessons.met(outcome)
         elif self._status == 200 and not self._speech.sounded:
             self._lessons.met("zero_audio")
@@ -125,7 +134,6 @@ class _Contexts:
         """The speech of that context; a new one begins with its first text."""
         if name not in self._open:
             self._open[name] = _Speech(self._lessons, bytes_per_second)
-            self._lessons.work()
             if len(self._open) > _CONTEXTS_AT_MOST:
                 del self._open[next(iter(self._open))]
         return self._open[name]
@@ -137,6 +145,7 @@ class _Contexts:
         speech = self._open.pop(name, None)
         if speech is None:
             return
+        self._lessons.work()
         self._lessons.finished += 1
         if outcome:
             self._lessons.met(outcome)
@@ -145,16 +154,20 @@ class _Contexts:
         else:
             speech.over()
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, at_ns: int) -> None:
         """The client lost interest: what would have come is not known."""
-        self._open.pop(name, None)
+        if (speech := self._open.pop(name, None)) is None:
+            return
+        speech.left(at_ns)
+        if speech.sounded:
+            self._lessons.work()
 
-    def closed(self, how: End) -> None:
+    def closed(self, how: End, at_ns: int) -> None:
         for name in list(self._open):
             if how is End.BROKEN:
                 self.over(name, "reset")
             else:
-                self.drop(name)
+                self.drop(name, at_ns)
 
 
 class CartesiaStudent:
@@ -182,7 +195,7 @@ class _CartesiaSocket:
         form = read_object(message)
         name = str(form.get("context_id", ""))
         if form.get("cancel"):
-            self._contexts.drop(name)
+            self._contexts.drop(name, at_ns)
         elif isinstance(text := form.get("transcript"), str):
             speech = self._contexts.of(name, _cartesia_rate(form.get("output_format")))
             last = not form.get("continue") or bool(form.get("flush"))
@@ -201,7 +214,7 @@ class _CartesiaSocket:
                 self._contexts.over(name, "error")
 
     def ended(self, how: End, at_ns: int) -> None:
-        self._contexts.closed(how)
+        self._contexts.closed(how, at_ns)
 
 
 class ElevenLabsStudent:
@@ -254,7 +267,7 @@ class _ElevenLabsSocket:
             self._contexts.over(name)
 
     def ended(self, how: End, at_ns: int) -> None:
-        self._contexts.closed(how)
+        self._contexts.closed(how, at_ns)
 
 
 # ---------------------------------------------------------------- audio formats

@@ -42,6 +42,8 @@ class _Answer:
 
     def ended(self, how: End, at_ns: int) -> None:
         if how is End.LEFT:
+            if self._sent_ns and self._status in (0, 200):
+                self._lessons.abandoned(self._latency, at_ns - self._sent_ns)
             return
         self._lessons.request()
         self._lessons.finished += 1
