@@ -15,7 +15,7 @@ from busyhour.carriers import TeXML, Twilio
 from busyhour.carriers.line import CallerLine
 from busyhour.model import SECOND, CallFailed, CallSetup, Endpoint, HeardKind, Line
 
-from .agent import CLOCK
+from .agent import CLOCK, Listener
 
 SETUP = CallSetup(id="steady/1", answer_within_ns=5 * SECOND)
 VOICE = {Twilio: "/api/twilio/voice", TeXML: "/api/texml/voice"}
@@ -33,21 +33,18 @@ def response(*verbs: str) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?><Response>{"".join(verbs)}</Response>'
 
 
-class DocumentAgent:
+class DocumentAgent(Listener):
     """Answers requests by path: `documents[path]` are its answers, the last one for ever. Notes what it is asked."""
 
     def __init__(self, talk: Talk = listening) -> None:
-        self.talk = talk
+        super().__init__(talk)
         self.documents: dict[str, list[str | web.Response]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []  # path, fields
         self.requests: list[tuple[str, str, dict[str, str], dict[str, str], bytes]] = []
-        self.frames: list[dict[str, Any]] = []
-        self.handshakes: list[dict[str, str]] = []
         self.held = asyncio.Event()  # while it is clear, "/hold" does not answer
         self.url = ""
         self.carrier = Endpoint("")
         self.api = ""
-        self._news = asyncio.Condition()
 
     @property
     def stream_url(self) -> str:
@@ -70,46 +67,13 @@ class DocumentAgent:
             return web.Response(text=text, content_type="text/xml")
         return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type)
 
-    async def media(self, request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse(max_msg_size=0)
-        self.handshakes.append({name.lower(): value for name, value in request.headers.items()})
-        await ws.prepare(request)
-        try:
-            await self.talk(self, ws)
-        finally:
-            await ws.close()
-        return ws
-
-    async def hears(self, ws: web.WebSocketResponse, event: str) -> dict[str, Any]:
-        async for message in ws:
-            frame: dict[str, Any] = json.loads(message.data)
-            await self.saw(frame)
-            if frame["event"] == event:
-                return frame
-        raise AssertionError(f"the socket closed before a {event} frame")
-
-    async def saw(self, frame: dict[str, Any]) -> None:
-        async with self._news:
-            self.frames.append(frame)
-            self._news.notify_all()
-
-    async def shown(self, event: str, count: int = 1) -> list[dict[str, Any]]:
-        def frames() -> list[dict[str, Any]]:
-            return [frame for frame in self.frames if frame["event"] == event]
-
-        async with asyncio.timeout(5), self._news:
-            await self._news.wait_for(lambda: len(frames()) >= count)
-        return frames()
-
     async def told(self, path: str, count: int = 1) -> list[dict[str, str]]:
         """The fields of the requests for that path, once there are so many."""
 
         def fields() -> list[dict[str, str]]:
             return [fields for asked, fields in self.asked if asked == path]
 
-        async with asyncio.timeout(5), self._news:
-            await self._news.wait_for(lambda: len(fields()) >= count)
-        return fields()
+        return await self.come(fields, count)
 
     async def api_call(self, carrier: Twilio, method: str, sid: str, **fields: str) -> tuple[int, dict[str, Any]]:
         url = f"{self.api}/2010-04-01/Accounts/{carrier.account_sid}/Calls/{sid}.json"

@@ -21,7 +21,7 @@ from busyhour.faults.carrier import Disturbed, DtmfFlood
 from busyhour.model import MS, CallFailed, Endpoint, Fault, HeardKind, Line, Proof
 from busyhour.testing import MemoryService, check_fault
 
-from .agent import CLOCK, HELLO, SETUP, Agent, Talk, next_of, payload, serving, silent, tone
+from .agent import CLOCK, HELLO, SETUP, Agent, Talk, next_of, payload, serving, silent, tone, undisturbed
 
 EVERY: list[Callable[[Telnyx], Fault]] = [
     faults.DuplicatedWebhooks,
@@ -62,7 +62,7 @@ async def called(make: Callable[[Telnyx], Fault], talk: Talk = silent) -> AsyncI
 
 
 async def proven(proof: Proof) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (effect := await proof.effect())[0]:  # noqa: ASYNC110  (it is what the wire did)
             await asyncio.sleep(0.005)
     return effect[1]
@@ -207,7 +207,7 @@ async def test_a_replay_is_the_same_to_the_letter() -> None:
         first, again = [(h, raw) for h, raw in agent.webhooks if b'"call.initiated"' in raw]
         assert first[1] == again[1]
         assert first[0]["telnyx-signature-ed25519"] == again[0]["telnyx-signature-ed25519"]
-        assert "1 webhooks replayed" in await proven(proof)
+        assert "webhooks replayed at telnyx while" in await proven(proof)
 
 
 async def test_webhooks_overtake_each_other() -> None:
@@ -317,10 +317,10 @@ async def test_frames_overtake_each_other() -> None:
 async def test_gaps_come_again_and_again() -> None:
     make = lambda c: faults.Gaps(c, 100, every_ms=240, seed=2)  # noqa: E731
     async with called(make, listening) as (_, agent, proof):
-        numbers = chunks(await agent.shown("media", 25))
+        numbers = chunks(await agent.shown("media", 45))
         gaps = [b - a - 1 for a, b in pairwise(numbers) if b - a > 1]
-        assert len(gaps) >= 2
-        assert all(4 <= gap <= 6 for gap in gaps), gaps
+        assert sum(gap >= 4 for gap in gaps) >= 2, gaps  # fewer are lost where the machine stalls meanwhile
+        assert max(gaps) <= 6
         assert "frames lost in gaps" in await proven(proof)
 
 
@@ -341,22 +341,23 @@ def test_the_loss_is_what_was_asked_for() -> None:
 
 
 async def loud(_agent: Agent, ws: web.WebSocketResponse) -> None:
+    """A tone of 6 s, at the pace of speech: nothing waits to be played when nothing more comes."""
     sound = payload(tone(20))
-    for _ in range(200):
+    for _ in range(300):
         await ws.send_json({"event": "media", "media": {"payload": sound}})
-        await asyncio.sleep(0.02)
+        await CLOCK.sleep_until(CLOCK.now_ns() + 20 * MS)
 
 
 async def test_nothing_flows_over_a_half_open_socket_and_then_it_does() -> None:
     agent = Agent(loud)
     agent.answers()
-    make = lambda c: faults.HalfOpen(c, after_seconds=0.3, seconds=0.7)  # noqa: E731
+    make = lambda c: faults.HalfOpen(c, after_seconds=0.3, seconds=1.0)  # noqa: E731
     async with disturbed(make, agent) as (target, telnyx, proof), telnyx.dial(target, SETUP) as line:
         first = await next_of(line, HeardKind.ONSET)
         offset = await next_of(line, HeardKind.OFFSET)
         again = await next_of(line, HeardKind.ONSET)
         assert first.at_ns < offset.at_ns < again.at_ns
-        assert (again.at_ns - offset.at_ns) / MS == pytest.approx(700, abs=150)
+        assert again.at_ns - offset.at_ns > 900 * MS  # a slow machine makes it longer
         assert "that did not flow" in await proven(proof)
 
 
@@ -369,16 +370,27 @@ async def test_the_caller_loses_what_is_lost_on_its_way_to_the_caller() -> None:
 
 
 async def test_what_is_said_in_spite_of_a_disturbance_is_stamped_when_it_is_spoken() -> None:
-    async with called(lambda c: faults.Jitter(c, 200), listening) as (line, _, _):
-        began_ns = CLOCK.now_ns()
-        spoken = await line.say(HELLO)
-        assert (spoken.ended_ns - began_ns) / MS < 300 + 60
+    async def took_ms() -> float:
+        async with called(lambda c: faults.Jitter(c, 200), listening) as (line, _, _):
+            began_ns = CLOCK.now_ns()
+            return ((await line.say(HELLO)).ended_ns - began_ns) / MS
+
+    assert await undisturbed(took_ms) < 300 + 60
 
 
 # ---------------------------------------------------------------- keys
 
 
-async def test_keys_are_pressed_on_every_line_until_it_is_over() -> None:
+async def test_keys_are_pressed_on_every_line_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    taps: asyncio.Queue[int] = asyncio.Queue()
+    tap = Disturbance.tap
+
+    def noted(trouble: Disturbance, digit: str) -> int:
+        lines = tap(trouble, digit)
+        taps.put_nowait(lines)
+        return lines
+
+    monkeypatch.setattr(Disturbance, "tap", noted)
     agent = Agent(listening)
     agent.answers()
     make = lambda c: DtmfFlood(c, per_second=50, keys="12", seed=4)  # noqa: E731
@@ -387,5 +399,7 @@ async def test_keys_are_pressed_on_every_line_until_it_is_over() -> None:
             await agent.told("call.dtmf.received", 8)
             assert {frame["dtmf"]["digit"] for frame in await agent.shown("dtmf", 8)} <= {"1", "2"}
         count = await proven(proof)
-        await asyncio.sleep(0.1)
-        assert await proven(proof) == count, "a call that has ended has no keys"
+        while not taps.empty():
+            taps.get_nowait()
+        assert [await taps.get() for _ in range(3)] == [0, 0, 0], "a call that has ended has no keys"
+        assert await proven(proof) == count

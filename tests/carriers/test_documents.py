@@ -11,6 +11,8 @@ from twilio.twiml.voice_response import Connect, Dial, VoiceResponse  # type: ig
 
 from busyhour.carriers.documents.verbs import (
     BadDocument,
+    Beyond,
+    Gather,
     Grammar,
     Hangup,
     Pause,
@@ -27,7 +29,7 @@ from busyhour.carriers.documents.verbs import (
 )
 from busyhour.carriers.sounds import ENDLESS
 
-GRAMMAR = Grammar(name="TwiML", elsewhere=frozenset({"Gather"}))
+GRAMMAR = Grammar(name="TwiML", elsewhere=frozenset({"Record"}), gather_elsewhere=frozenset({"validDigits"}))
 
 
 def test_every_verb_that_the_vendors_builder_writes_is_read() -> None:
@@ -102,6 +104,53 @@ def test_comments_markup_of_speech_and_white_space_are_no_obstacle() -> None:
     assert read("<Response/>", GRAMMAR) == []
 
 
+def test_a_gather_is_read_with_its_prompts() -> None:
+    said = VoiceResponse()
+    gather = said.gather(num_digits=4, timeout=3, finish_on_key="*", action="/pin", method="GET")
+    gather.say("Your number, please.")
+    gather.pause(length=2)
+    said.gather(action_on_empty_result=True)
+    assert read(str(said), GRAMMAR) == [
+        Gather(
+            prompts=[Say("Your number, please.", 1), Pause(2)],
+            timeout_seconds=3,
+            digits_max=4,
+            finish_on_keys="*",
+            action="/pin",
+            method="GET",
+            empty_too=False,
+        ),
+        Gather(
+            prompts=[],
+            timeout_seconds=5,
+            digits_max=128,
+            finish_on_keys="#",
+            action="",
+            method="POST",
+            empty_too=True,
+        ),
+    ]
+    silent = Grammar(name="TeXML", elsewhere=frozenset(), gather_asks_itself=False)
+    (verb,) = read("<Response><Gather maxDigits='2' numDigits='3'/></Response>", silent)
+    assert isinstance(verb, Gather)
+    assert (verb.action, verb.digits_max) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "what"),
+    [
+        ("<Record/>", "<Record>"),
+        ("<Connect><Room>a</Room></Connect>", "<Connect><Room>"),
+        ("<Start><Siprec/></Start>", "<Start><Siprec>"),
+        ("<Dial><Conference>a</Conference></Dial>", "<Dial><Conference>"),
+        ('<Gather input="dtmf speech"/>', "<Gather input='dtmf speech'>, which needs a recogniser"),
+        ('<Gather validDigits="12"/>', "<Gather validDigits=...>"),
+    ],
+)
+def test_what_the_twin_cannot_is_told_from_what_is_wrong(verb: str, what: str) -> None:
+    assert read(f"<Response><Say>One moment.</Say>{verb}</Response>", GRAMMAR) == [Say("One moment.", 1), Beyond(what)]
+
+
 BAD: list[tuple[str, str, str]] = [
     ("", "is no XML", "12100"),
     ("Hello", "is no XML", "12100"),
@@ -116,9 +165,12 @@ BAD: list[tuple[str, str, str]] = [
     ("<Response><Hangup/>bye</Response>", "text between the verbs", "12200"),
     ("<Response><Shout>Hey</Shout></Response>", "<Shout> is no verb of TwiML", "12200"),
     ("<Response><say>Hey</say></Response>", "<say> is no verb of TwiML", "12200"),
-    ("<Response><Gather/></Response>", "does not carry out <Gather>", "12200"),
+    ('<Response><Gather input="voice"/></Response>', "dtmf, speech or both", "12200"),
+    ('<Response><Gather finishOnKey="x"/></Response>', "finishOnKey='x'", "13310"),
+    ('<Response><Gather timeout="soon"/></Response>', "<Gather timeout='soon'>", "12200"),
+    ('<Response><Gather numDigits="0"/></Response>', "a number from 1 to 128", "12200"),
+    ("<Response><Gather><Dial>1</Dial></Gather></Response>", "there is a <Dial>", "12200"),
     ("<Response><Connect/></Response>", "<Connect> is empty", "12200"),
-    ("<Response><Connect><Room>a</Room></Connect></Response>", "<Connect><Room>", "12200"),
     ("<Response><Connect><Stream/></Connect></Response>", "needs a url", "12200"),
     ('<Response><Connect><Stream url="http://a/"/></Connect></Response>', "ws:// or wss://", "12200"),
     ('<Response><Connect><Stream url="ws://a/" track="x"/></Connect></Response>', "<Stream track='x'>", "12200"),
@@ -135,7 +187,6 @@ BAD: list[tuple[str, str, str]] = [
     ("<Response><Play/></Response>", "<Play> needs", "12200"),
     ('<Response><Play digits="x"/></Response>', "digits are 0-9", "12200"),
     ("<Response><Dial/></Response>", "<Dial> needs a number", "13223"),
-    ("<Response><Dial><Conference>a</Conference></Dial></Response>", "<Dial><Conference>", "12200"),
     ('<Response><Reject reason="no"/></Response>', "rejected, busy", "12200"),
     ('<Response><Redirect method="PUT">/a</Redirect></Response>', "POST, GET", "12200"),
     (f"<Response>{'<Hangup/>' * 1001}</Response>", "more than 1000 verbs", "12200"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+import pytest
 
 from busyhour.carriers import Telnyx
-from busyhour.model import HeardKind
+from busyhour.errors import TWIN_CANNOT
+from busyhour.model import CallFailed, HeardKind
 
 from .agent import (
+    HELLO,
     Agent,
     call_id,
     calling,
@@ -86,8 +89,6 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("reject", {}, "10004"),
     ("reject", {"cause": "USER_BUSY"}, "10015"),  # it was answered before
     ("hangup", {"reason": 'a "quoted" reason'}, "10015"),
-    ("gather", {}, "10015"),
-    ("record_start", {"format": "wav", "channels": "dual"}, "10015"),
 ]
 
 
@@ -106,6 +107,19 @@ async def test_wrong_commands_are_refused_and_change_nothing() -> None:
     assert (await agent.told("call.hangup"))[0]["client_state"] == "c3RhdGU="
     refused = [text for _, text in line.trail if "-> 422" in text]
     assert len(refused) == len(INVALID)
+
+
+@pytest.mark.parametrize("action", ["gather", "record_start"])
+async def test_a_command_that_only_telnyx_can_do_ends_the_call_and_blames_nobody(action: str) -> None:
+    agent = Agent()
+    agent.answers()
+    async with calling(agent) as line:
+        status, said = await agent.command(call_id(agent), action)
+        assert (status, said["errors"][0]["code"]) == (422, "10015")
+        with pytest.raises(CallFailed) as failed:
+            await line.say(HELLO)
+    assert failed.value.reason == TWIN_CANNOT
+    assert f"does not support {action}" in failed.value.detail
 
 
 async def test_commands_that_need_an_answer_are_refused_before_it() -> None:

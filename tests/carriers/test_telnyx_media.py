@@ -155,10 +155,10 @@ async def test_an_agent_that_does_not_read_is_not_waited_for() -> None:
         assert isinstance(line._call, Call)
         socket = line._call.media._socket
         assert socket is not None
-        socket.pause_writing()  # as the transport does above its high-water mark
+        socket._socket.pause_writing()  # as the transport does above its high-water mark
         await line.say(HELLO)
         unread = line.detail["unread_frames"]
-        socket.resume_writing()
+        socket._socket.resume_writing()
         await line.say(HELLO)
     assert isinstance(unread, int)
     assert unread >= 15
@@ -262,7 +262,7 @@ async def test_a_mark_comes_back_when_what_was_sent_before_has_been_played() -> 
     agent.answers()
     async with calling(agent):
         await agent.shown("mark")
-    assert 300 * MS <= times[1] - times[0] < SECOND
+    assert 300 * MS <= times[1] - times[0] < 3 * SECOND
 
 
 async def test_l16_both_ways_and_an_auth_token_and_parameters() -> None:
@@ -291,7 +291,7 @@ async def test_l16_both_ways_and_an_auth_token_and_parameters() -> None:
             offset = await next_of(line, HeardKind.OFFSET)
     assert offset.at_ns - onset.at_ns == pytest.approx(200 * MS, abs=10 * MS)
     assert agent.frames[0]["x-telnyx-streaming-auth-token"] == "secret"
-    assert agent.socket_headers[0]["x-telnyx-streaming-auth-token"] == "secret"
+    assert agent.handshakes[0]["x-telnyx-streaming-auth-token"] == "secret"
     assert agent.frames[1]["start"]["media_format"] == {"encoding": "L16", "sample_rate": 16000, "channels": 1}
     assert agent.frames[1]["start"]["custom_parameters"] == {"who": "me"}
     assert len(base64.b64decode(agent.frames[2]["media"]["payload"])) == 640

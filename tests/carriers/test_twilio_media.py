@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession, encode_basic_auth, web
 
-from busyhour.carriers import Twilio
+from busyhour.carriers import TeXML, Twilio
 from busyhour.carriers.line import CallerLine
 from busyhour.model import MS, SECOND, CallFailed, HeardKind
 
@@ -196,9 +196,99 @@ async def test_a_document_that_only_forks_is_over_at_once() -> None:
             pass
 
 
-async def test_two_streams_at_once_are_refused_by_the_twin() -> None:
-    async with calling(DocumentAgent(), FORK, "<Say>Hello.</Say>", CONNECT) as line:
-        assert "one stream at a time" in await ended(line)
+def streams(agent: DocumentAgent) -> dict[str, list[dict[str, Any]]]:
+    """The frames of each stream, by the parameter "is" that it was started with."""
+    ids: dict[str, str] = {}
+    for frame in agent.frames:
+        if frame["event"] == "start":
+            told = frame["start"].get("customParameters") or frame["start"].get("custom_parameters")
+            ids[told["is"]] = frame.get("streamSid") or frame["stream_id"]
+    return {
+        name: [frame for frame in agent.frames if (frame.get("streamSid") or frame.get("stream_id")) == stream_id]
+        for name, stream_id in ids.items()
+    }
+
+
+def named(name: str, attributes: str = "") -> str:
+    return f'<Stream url="{{media}}" name="{name}" {attributes}><Parameter name="is" value="{name}"/></Stream>'
+
+
+@pytest.mark.parametrize("carrier", [Twilio, TeXML])
+async def test_a_fork_goes_on_beside_the_conversation_and_ends_with_the_call(carrier: type[Twilio | TeXML]) -> None:
+    """Recorders and monitors are sent what the caller says; what they say themselves nobody hears."""
+
+    async def talk(agent: DocumentAgent, ws: web.WebSocketResponse) -> None:
+        start = await agent.hears(ws, "start")
+        key = "streamSid" if carrier is Twilio else "stream_id"
+        sid = {key: start[key]}
+        if "main" not in str(start):
+            await ws.send_json({"event": "media", **sid, "media": {"payload": payload(tone(2000))}})
+            await ws.send_json({"event": "clear", **sid})
+        else:
+            await agent.hears(ws, "media")
+            await ws.send_json({"event": "media", **sid, "media": {"payload": payload(tone(400))}})
+        await listening(agent, ws)
+
+    rtp = 'bidirectionalMode="rtp" bidirectionalCodec="PCMU"'
+    verbs = ("<Start>" + named("fork") + "</Start>", "<Connect>" + named("main", rtp) + "</Connect>")
+    agent = DocumentAgent(talk)
+    async with calling(agent, *verbs, carrier=carrier()) as line:
+        onset, offset = await next_of(line, HeardKind.ONSET), await next_of(line, HeardKind.OFFSET)
+        await line.say(HELLO)
+        await line.press("5")
+        await line.hang_up()
+        await agent.shown("stop", 2)
+    assert offset.at_ns - onset.at_ns == pytest.approx(400 * MS, abs=10 * MS), "the fork's 2 s were not heard"
+    assert line.detail["dropped_frames"] == 1
+    both = streams(agent)
+    loudest = {
+        name: max(max(base64.b64decode(frame["media"]["payload"])) for frame in frames if frame["event"] == "media")
+        for name, frames in both.items()
+    }
+    assert loudest["fork"] == loudest["main"], "both were sent what the caller said"
+    keys = {name: sum(frame["event"] == "dtmf" for frame in frames) for name, frames in both.items()}
+    assert keys == {"main": 1, "fork": 0 if carrier is Twilio else 1}  # Twilio tells none to a one-way stream
+
+
+async def test_a_fork_is_stopped_by_its_name_and_the_conversation_goes_on() -> None:
+    async def talk(agent: DocumentAgent, ws: web.WebSocketResponse) -> None:
+        start = await agent.hears(ws, "start")
+        if start["start"]["customParameters"]["is"] == "main":
+            await agent.hears(ws, "media")
+            await ws.send_json({"event": "mark", "streamSid": start["streamSid"], "mark": {"name": "on"}})
+        await listening(agent, ws)
+
+    status = 'statusCallback="/stream"'
+    start = "<Start>" + named("one", status) + named("two", status) + "</Start>"
+    agent = DocumentAgent(talk)
+    stop = '<Stop><Stream name="one"/></Stop>'
+    async with calling(agent, start, "<Say>Hello.</Say>", stop, "<Connect>" + named("main") + "</Connect>") as line:
+        await agent.shown("mark")
+        stopped = [
+            each["StreamName"] for each in await agent.told("/stream", 3) if each["StreamEvent"] == "stream-stopped"
+        ]
+        assert stopped == ["one"]
+        assert line.detail.get("warnings") is None
+        assert not any("ended" in text for _, text in line.trail)
+
+
+async def test_a_fork_that_nobody_answers_ends_no_conversation() -> None:
+    nobody = '<Start><Stream url="ws://127.0.0.1:9/no" name="fork" statusCallback="/stream"/></Start>'
+
+    async def talk(agent: DocumentAgent, ws: web.WebSocketResponse) -> None:
+        await agent.hears(ws, "media")
+        await agent.told("/stream")
+        await ws.close()
+
+    agent = DocumentAgent(talk)
+    async with calling(agent, nobody, CONNECT, "<Say>Good bye.</Say>") as line:
+        assert await ended(line) == "hung up"
+    assert [each["StreamEvent"] for each in await agent.told("/stream")] == ["stream-error"]
+
+
+async def test_more_forks_than_the_twin_opens_are_its_own_limit() -> None:
+    async with calling(DocumentAgent(), "<Say>Hello.</Say>", FORK * 17, CONNECT) as line:
+        assert (await ended(line)).startswith("twin cannot: busyhour's twin opens at most 16 one-way streams")
 
 
 async def test_a_socket_that_breaks_is_lost_and_told() -> None:

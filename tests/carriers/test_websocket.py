@@ -23,7 +23,9 @@ from busyhour.emulators.twin import listening
 from busyhour.errors import PlanError, ServiceError
 from busyhour.media.codec import codec
 from busyhour.media.speech import WINDOW_NS
-from busyhour.model import MS, SECOND, Audio, CallFailed, CallSetup, Endpoint, Heard, HeardKind, Samples
+from busyhour.model import MS, SECOND, Audio, CallFailed, CallSetup, Endpoint, Heard, HeardKind, Samples, Spoken
+
+from .agent import undisturbed
 
 CLOCK = SystemClock()
 SETUP = CallSetup(id="steady/1", answer_within_ns=3 * SECOND)
@@ -56,21 +58,23 @@ async def calling(talk: Talk, wire: Wire = PLAIN, **more: Any) -> AsyncIterator[
         yield line, told
 
 
-async def listen(ws: web.WebSocketResponse, told: list[Any]) -> None:
+async def listen(ws: web.WebSocketResponse, told: list[Any], until: str = "") -> None:
+    """Note what comes, up to that event."""
     async for message in ws:
-        heard = message.data if message.type is WSMsgType.BINARY else json.loads(message.data)
-        told.append(heard)
+        told.append(message.data if message.type is WSMsgType.BINARY else json.loads(message.data))
+        if until and isinstance(told[-1], dict) and told[-1]["event"] == until:
+            return
 
 
 async def until(found: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (value := found()):  # noqa: ASYNC110  (nobody tells when the agent has heard something)
             await asyncio.sleep(0.005)
     return value
 
 
 async def next_of(line: CallerLine, kind: HeardKind) -> Heard:
-    until_ns = CLOCK.now_ns() + 5 * SECOND
+    until_ns = CLOCK.now_ns() + 20 * SECOND
     while True:
         heard = await line.hear(until_ns)
         assert heard is not None, f"no {kind}"
@@ -80,7 +84,8 @@ async def next_of(line: CallerLine, kind: HeardKind) -> Heard:
 
 
 def answering(wire: Wire, delay_ms: int, write: Callable[[bytes], str | bytes]) -> Talk:
-    """An agent that answers with 200 ms of noise, so long after it received the last loud frame."""
+    """An agent that answers with 200 ms of noise, so long after it received the last loud frame; it tells how long that
+    really was."""
     octets = wire.codec.encode(np.tile(NOISE, 4)[: wire.rate_hz // 5])
 
     async def talk(ws: web.WebSocketResponse, told: list[Any]) -> None:
@@ -97,6 +102,7 @@ def answering(wire: Wire, delay_ms: int, write: Callable[[bytes], str | bytes]) 
             elif loud_at and loop.time() - loud_at >= 0.05:
                 await asyncio.sleep(loud_at + delay_ms / 1000 - loop.time())
                 said = write(octets)
+                told.append({"waited_ns": round((loop.time() - loud_at) * SECOND)})
                 await (ws.send_bytes(said) if isinstance(said, bytes) else ws.send_str(said))
                 loud_at = 0.0
 
@@ -128,13 +134,17 @@ OWN = Wire(
     ids=["plain", "be24", "vonage", "plivo", "own"],
 )
 async def test_an_agents_known_delay_is_what_the_caller_hears(wire: Wire, write: Any) -> None:
-    async with calling(answering(wire, 300, write), wire) as (line, _):
-        assert line.answered_ns == line.opened_ns > 0
-        spoken = await line.say(HELLO)
-        onset = await next_of(line, HeardKind.ONSET)
-        offset = await next_of(line, HeardKind.OFFSET)
-    assert spoken.ended_ns - spoken.began_ns == pytest.approx(220 * MS, abs=45 * MS)
-    assert onset.at_ns - spoken.ended_ns == pytest.approx(300 * MS, abs=60 * MS)
+    async def turn() -> tuple[Spoken, Heard, Heard, int]:
+        async with calling(answering(wire, 300, write), wire) as (line, told):
+            assert line.answered_ns == line.opened_ns > 0
+            spoken = await line.say(HELLO)
+            onset, offset = await next_of(line, HeardKind.ONSET), await next_of(line, HeardKind.OFFSET)
+            return spoken, onset, offset, next(form["waited_ns"] for form in told if "waited_ns" in form)
+
+    spoken, onset, offset, waited_ns = await undisturbed(turn)
+    assert 175 * MS <= spoken.ended_ns - spoken.began_ns < 2 * SECOND  # 220 ms, and more where frames were late
+    assert waited_ns >= 300 * MS
+    assert onset.at_ns - spoken.ended_ns == pytest.approx(waited_ns, abs=60 * MS)
     assert offset.at_ns - onset.at_ns == pytest.approx(200 * MS, abs=4 * WINDOW_NS + 5 * MS)
 
 
@@ -158,7 +168,7 @@ async def test_vonage_says_what_it_is_and_obeys() -> None:
         await ws.send_str('{"action":"notify","payload":{"reply":7}}')
         await ws.send_bytes(b"\0" * 64_000)
         await ws.send_str('{"action":"notify","payload":"later"}')
-        await asyncio.sleep(0.1)
+        await listen(ws, told, until="websocket:notify")
         await ws.send_str('{"action":"clear"}')
         await listen(ws, told)
 
@@ -255,7 +265,7 @@ async def test_who_hangs_up_says_goodbye_and_closes() -> None:
 
 
 async def next_of_end(line: CallerLine) -> Heard:
-    heard = await line.hear(CLOCK.now_ns() + 5 * SECOND)
+    heard = await line.hear(CLOCK.now_ns() + 20 * SECOND)
     assert heard is not None
     assert heard.kind is HeardKind.ENDED
     return heard

@@ -62,7 +62,7 @@ async def disturbed(
 
 
 async def until(found: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not found():  # noqa: ASYNC110  (nobody tells when a frame has come)
             await asyncio.sleep(0.005)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from busyhour.carriers.endings import End
 from busyhour.media.leg import Leg
 from busyhour.model import JSON, MS, Audio, CallFailed, Clock, Heard, Spoken
+from busyhour.recording import Sound
 
 DIGIT_NS = 100 * MS
 PAUSE_NS = 100 * MS
@@ -65,6 +66,10 @@ class CallerLine:
     def detail(self) -> Mapping[str, JSON]:
         """What a person should know beside the outcome: frames dropped and why, malformed, unread. Mostly empty."""
         return self._call.detail()
+
+    def recorded(self) -> Sound | None:
+        """What was said and heard, once the call is over, if its setup asked for it; only once."""
+        return self._leg.recorded()
 
     async def say(self, audio: Audio) -> Spoken:
         return await self._leg.say(audio)

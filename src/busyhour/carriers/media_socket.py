@@ -1,37 +1,24 @@
 """The media WebSocket: the carrier dials the agent, and both speak JSON in text frames.
 
-How a frame is written and what it means is the business of the carrier's `Dialect`; the socket keeps the pace and the
-limits. What arrives is stamped in the frame callback, before anything of it is read.
+How a frame is written and what it means is the business of the carrier's `Dialect`; what arrives has been stamped by
+the `AgentSocket` before anything of it is read.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from picows import WSCloseCode, WSMsgType
 
+from busyhour.carriers.agent_socket import AgentSocket, Closed, shown
 from busyhour.media.playout import QUEUED_NS_MAX
 from busyhour.model import SECOND, Clock
 
 FRAME_BYTES_MAX = 1 << 20
-FRAMES_PER_SECOND_MAX = 2000
-BACKLOG_BYTES_MAX = 1 << 20
 BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-CLEAN_CODES = (WSCloseCode.NO_INFO, WSCloseCode.OK, WSCloseCode.GOING_AWAY)
-SHOWN_CHARACTERS = 120
-
-# picows reports disconnects to a logger; without a handler Python would print them on the terminal of the run.
-LOGGER = logging.getLogger("busyhour.media_socket")
-LOGGER.addHandler(logging.NullHandler())
-
-
-class Refused(Exception):
-    """The agent's media socket could not be opened; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +123,7 @@ class Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """How a socket was closed; `clean` if the agent took its leave."""
-
-    clean: bool
-    how: str
-
-
-class MediaSocket(WSListener):
+class MediaSocket:
     """One media stream. `open`, then `send_audio` and `say`, then `close`; `closed` tells how it ended."""
 
     def __init__(self, *, dialect: Dialect, owner: Owner, clock: Clock, bytes_per_second: int) -> None:
@@ -152,178 +131,82 @@ class MediaSocket(WSListener):
         self.counts = Counts()
         self._dialect = dialect
         self._owner = owner
-        self._now_ns = clock.now_ns
         # base64 takes 4 characters for 3 bytes; the rest of the frame is far below a kilobyte.
         self._bytes_max = max(FRAME_BYTES_MAX, QUEUED_NS_MAX // SECOND * bytes_per_second * 4 // 3 + 1024)
-        self._transport: WSTransport | None = None
+        self._socket = AgentSocket(hearer=self, clock=clock, bytes_max=self._bytes_max, named="media socket")
         self._sequence = 0
         self._first_chunk: int | None = None
-        self._congested = False
-        self._deaf = False
-        self._closing = False
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
         self._shape: tuple[bytes, bytes] | None = None
-        self._second = 0
-        self._frames_in_second = 0
 
     # ------------------------------------------------------------ to the agent
 
     async def open(self, url: str, *, headers: Mapping[str, str], timeout_seconds: float) -> None:
         """Connect. Raises Refused."""
-        # A laboratory certificate is nobody's to verify: what is measured is the agent, on a network of ours.
-        context = ssl.create_default_context() if url.startswith("wss:") else None
-        if context is not None:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        try:
-            await ws_connect(
-                lambda: self,
-                url,
-                ssl_context=context,
-                websocket_handshake_timeout=timeout_seconds,
-                logger_name=LOGGER,
-                # One more than we allow: what is too long arrives and can be named, what is absurd never does.
-                max_frame_size=4 * self._bytes_max,
-                extra_headers=headers,
-                max_redirects=0,
-            )
-        except (WSError, OSError, TimeoutError, ValueError) as failure:
-            raise Refused(f"{url}: {failure or type(failure).__name__}") from failure
-        if self._transport is None:  # picows takes it for a connection that was opened and closed
-            raise Refused(f"{url}: the connection was closed before the WebSocket handshake was answered")
+        await self._socket.open(url, headers=headers, timeout_seconds=timeout_seconds)
 
     def send_audio(self, payload_b64: bytes, chunk: int) -> None:
         """One frame of 20 ms of the caller, the `chunk`-th of the call; the first one sent is the stream's 0th."""
-        transport = self._transport
-        if transport is None or self._closing:
+        if not self._socket.writable:
             return
         if self._first_chunk is None:
             self._first_chunk = chunk
-        if self._congested:  # the agent does not read: a telephone does not wait for it, and our memory is finite
+        if self._socket.congested:
             self.counts.skipped += 1
             return
         self._sequence += 1
         self.counts.sent += 1
         frame = self._dialect.audio(payload_b64, sequence=self._sequence, chunk=chunk - self._first_chunk)
-        transport.send(WSMsgType.TEXT, frame)
+        self._socket.send(WSMsgType.TEXT, frame)
 
     def say(self, event: str, content: Mapping[str, Any], *, numbered: bool = True) -> None:
         """Send any other event; harmless on a closed socket."""
-        transport = self._transport
-        if transport is None or self._closing or self._backlog_bytes() > BACKLOG_BYTES_MAX:
+        if not self._socket.writable or self._socket.full:
             return
         frame: dict[str, Any] = {"event": event}
         if numbered:
             self._sequence += 1
             frame |= self._dialect.numbering(self._sequence)
-        transport.send(WSMsgType.TEXT, json.dumps({**frame, **content}, separators=(",", ":")).encode())
-
-    def _backlog_bytes(self) -> int:
-        if self._transport is None or not self._congested:
-            return 0
-        return self._transport.underlying_transport.get_write_buffer_size()
+        self._socket.send(WSMsgType.TEXT, json.dumps({**frame, **content}, separators=(",", ":")).encode())
 
     def close(self, code: WSCloseCode = WSCloseCode.OK) -> None:
         """Close it from our side; what arrives from now on is not heard."""
-        if self._closing:
-            return
-        self._closing = self._deaf = True
-        if self._transport is not None:
-            self._transport.send_close(code)
-            self._transport.disconnect()
-
-    def abort(self) -> None:
-        """Break it off, without waiting for what is still to be sent."""
-        self._closing = self._deaf = True
-        if self._transport is not None:
-            self._transport.disconnect(False)
+        self._socket.close(code)
 
     @property
     def opened(self) -> bool:
-        return self._transport is not None
+        return self._socket.opened
 
     async def closed(self) -> Closed:
         """Wait until it is closed. An exception of our own callbacks is raised here: it is a bug."""
-        assert self._transport is not None
-        try:
-            await self._transport.wait_disconnected()
-        except WSError as failure:  # the agent broke RFC 6455, or sent a frame beyond every limit
-            detail = f"websocket: {failure.args[-1] if failure.args else failure}"
-            if not self._closing:
-                self._broken(detail)
-            return Closed(False, detail)
-        handshake = self._transport.close_handshake
-        received = handshake.recv if handshake is not None else None
-        if received is None:
-            return Closed(False, "the media socket broke without a close frame")
-        code = f"{WSCloseCode(received.code).value} {received.reason or ''}".strip()
-        return Closed(received.code in CLEAN_CODES, f"the agent closed the media socket ({code})")
+        return await self._socket.closed()
 
-    # ------------------------------------------------------------ from the agent (picows calls these)
+    # ------------------------------------------------------------ from the agent (the socket calls these)
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport = transport
-        if self._closing:  # the call ended while we were connecting
-            transport.disconnect(False)
+    def socket_opened(self, at_ns: int) -> None:
+        self._owner.socket_opened(at_ns)
+
+    def broke(self, detail: str) -> None:
+        self._owner.broke_protocol(detail)
+
+    def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None:
+        if kind == WSMsgType.BINARY:
+            self._binary(message)
         else:
-            self._owner.socket_opened(self._now_ns())
+            self._message(message, at_ns)
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        at_ns = self._now_ns()
-        kind = frame.msg_type
-        if kind == WSMsgType.CLOSE:
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-        elif self._deaf or kind == WSMsgType.PONG:
-            pass
-        elif self._flooded(at_ns):
-            self._broken(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
-        elif kind == WSMsgType.TEXT and frame.fin:
-            self._message(frame.get_payload_as_bytes(), at_ns)
-        elif kind == WSMsgType.BINARY:
-            self._binary(frame)
-        else:
-            self._fragment(frame, at_ns)
-
-    def _binary(self, frame: WSFrame) -> None:
-        problem = self._dialect.not_text() if frame.fin else None
+    def _binary(self, message: bytes) -> None:
+        problem = self._dialect.not_text()
         if problem is None:
             carrier = self._dialect.carrier
-            self._broken(f"a binary frame of {frame.payload_size} bytes; {carrier} takes JSON in text frames")
+            self._socket.give_up(f"a binary frame of {len(message)} bytes; {carrier} takes JSON in text frames")
         else:
             self.counts.received += 1
-            self._malformed(problem, frame.get_payload_as_bytes())
-
-    def pause_writing(self) -> None:
-        self._congested = True
-
-    def resume_writing(self) -> None:
-        self._congested = False
-
-    def _flooded(self, at_ns: int) -> bool:
-        second = at_ns // SECOND
-        if second != self._second:
-            self._second = second
-            self._frames_in_second = 0
-        self._frames_in_second += 1
-        return self._frames_in_second > FRAMES_PER_SECOND_MAX
-
-    def _fragment(self, frame: WSFrame, at_ns: int) -> None:
-        self._parts.append(frame.get_payload_as_bytes())
-        self._parts_bytes += frame.payload_size
-        if self._parts_bytes > self._bytes_max:
-            self._broken(f"a fragmented message of more than {self._bytes_max} bytes")
-        elif frame.fin:
-            whole = b"".join(self._parts)
-            self._parts.clear()
-            self._parts_bytes = 0
-            self._message(whole, at_ns)
+            self._malformed(problem, message)
 
     def _message(self, raw: bytes, at_ns: int) -> None:
         self.counts.received += 1
         if len(raw) > self._bytes_max:
-            self._broken(f"a frame of {len(raw)} bytes; the limit is {self._bytes_max}")
+            self._socket.give_up(f"a frame of {len(raw)} bytes; the limit is {self._bytes_max}")
             return
         payload = self._payload(raw)
         if payload is not None:
@@ -379,28 +262,17 @@ class MediaSocket(WSListener):
 
     def _malformed(self, problem: Malformed, raw: bytes) -> None:
         self.counts.malformed += 1
-        most, told = self._dialect.malformed_max, f"{problem.detail}: {_shown(raw)}"
+        most, told = self._dialect.malformed_max, f"{problem.detail}: {shown(raw)}"
         if most is not None and self.counts.malformed > most:
-            self._broken(f"more than {most} malformed frames; the last: {told}")
+            self._socket.give_up(f"more than {most} malformed frames; the last: {told}")
             return
         self._owner.heard_malformed(told)
-        complaint = self._dialect.complaint(problem, _shown(raw))
+        complaint = self._dialect.complaint(problem, shown(raw))
         if complaint is not None:
             self.say(*complaint, numbered=False)
-
-    def _broken(self, detail: str) -> None:
-        if not self._deaf:
-            self._deaf = True
-            self._owner.broke_protocol(detail)
 
 
 def is_base64(payload: bytes) -> bool:
     """Whether it is base64 of RFC 4648 with its padding; 0.3 us for a frame."""
     padding = payload.translate(None, BASE64)
     return len(payload) % 4 == 0 and padding in (b"", b"=", b"==") and payload.endswith(padding)
-
-
-def _shown(raw: bytes) -> str:
-    """The frame's beginning, fit for a message to a person."""
-    shown = raw[:SHOWN_CHARACTERS].decode(errors="replace")
-    return shown + "..." if len(raw) > SHOWN_CHARACTERS else shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from typing import Any, Protocol
 import pybase64
 from picows import WSCloseCode
 
+from busyhour.carriers.agent_socket import Closed, Refused
 from busyhour.carriers.background import Background
-from busyhour.carriers.media_socket import Closed, Counts, Dialect, MediaSocket, Refused
+from busyhour.carriers.media_socket import Counts, Dialect, MediaSocket
 from busyhour.errors import ProtocolError
 from busyhour.media.codec import FRAMES_PER_SECOND, Codec, resample
 from busyhour.media.leg import Leg
@@ -20,7 +20,7 @@ from busyhour.media.studio import Studio
 from busyhour.model import JSON, Samples
 
 CONNECT_SECONDS = 5.0
-CLOSE_SECONDS = 1.0
+FORKS_MAX = 16  # in one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Channel:
     greeting: Callable[[], Sequence[Message]]  # what the agent is told when the socket is open
     farewell: Mapping[str, Any]  # the content of "stop"
     deaf: str = ""  # why the caller hears nothing of the agent's audio on this stream; "": it is heard
+    keys: bool = True  # the agent is told what the caller presses
     track: str = "inbound_track"
     name: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -73,26 +74,55 @@ class Owner(Protocol):
     def protocol_broken(self, detail: str) -> None: ...
 
 
+class _Nobody:
+    """The owner of a stream whose call is over: the call and its parts would else keep one another alive, and during a
+    run the garbage collector is held off."""
+
+    def note(self, text: str) -> None: ...
+
+    def may_reach(self, url: str) -> bool:
+        return False
+
+    def stream_dialled(self, channel: Channel) -> None: ...
+
+    def stream_opened(self, channel: Channel) -> None: ...
+
+    def stream_refused(self, channel: Channel, detail: str) -> None: ...
+
+    def stream_stopped(self, channel: Channel) -> None: ...
+
+    def stream_lost(self, channel: Channel, closed: Closed) -> None: ...
+
+    def protocol_broken(self, detail: str) -> None: ...
+
+
 class MediaStream:
     """At most one stream at a time; the leg outlives it, so that what the carrier itself plays is heard after it.
 
-    It is the stage of the carrier's `Player`.
+    Beside it there may be forks: streams of the same leg that are sent what the caller says, and of which nothing is
+    heard. It is the stage of the carrier's `Player`.
     """
 
-    def __init__(self, owner: Owner, *, studio: Studio, background: Background, jitter_buffer_ns: int) -> None:
+    def __init__(
+        self, owner: Owner, *, studio: Studio, background: Background, jitter_buffer_ns: int, record_ns: int = 0
+    ) -> None:
         self.leg: Leg | None = None
         self.channel: Channel | None = None  # from `prepare` until it has stopped or failed
-        self._owner = owner
+        self._owner: Owner = owner
         self._studio = studio
         self._clock = studio.clock
         self._background = background
         self._jitter_buffer_ns = jitter_buffer_ns
+        self._record_ns = record_ns
         self._counts = Counts()  # of the sockets that are closed
         self._socket: MediaSocket | None = None
         self._deaf = ""  # of the last stream that was
         self._nonsense = ""  # the first malformed frame
         self._ear: Codec | None = None
         self._transcode: Callable[[bytes], bytes] | None = None
+        self._forks: list[MediaStream] = []
+        self._is_fork = False
+        self._opens_leg = True
 
     # ------------------------------------------------------------ opening and closing
 
@@ -112,6 +142,7 @@ class MediaStream:
                 send=self._send,
                 jitter_buffer_ns=self._jitter_buffer_ns,
                 failed=self._failed,
+                record_ns=self._record_ns,
             )
         return self.leg
 
@@ -127,6 +158,28 @@ class MediaStream:
         """Dial the agent in the background."""
         # Not a task of the call: a half-open socket is to be closed when the call ends, not to be left behind.
         self._background.spawn(self._open(channel))
+
+    @property
+    def forks(self) -> int:
+        """How many there have been."""
+        return len(self._forks)
+
+    def fork(self, channel: Channel, *, opens: bool) -> None:
+        """Dial the agent for a stream beside this one; `opens`: with it the caller begins to be heard."""
+        fork = MediaStream(
+            self._owner, studio=self._studio, background=self._background, jitter_buffer_ns=self._jitter_buffer_ns
+        )
+        fork.leg, fork._ear = self.give_ear(self._ear or channel.ear), self._ear
+        fork._is_fork, fork._opens_leg = True, opens
+        self._forks.append(fork)
+        fork.prepare(channel)
+        fork.open(channel)
+
+    def stop_named(self, name: str) -> None:
+        """The stream, or the fork, of that name; "": all of them."""
+        for stream in (self, *self._forks):
+            if stream.channel is not None and name in ("", stream.channel.name):
+                stream.stop()
 
     async def _open(self, channel: Channel) -> None:
         if self.channel is not channel:  # stopped before it began
@@ -166,15 +219,17 @@ class MediaStream:
             socket.say("stop", {"stop": channel.farewell})
             self._owner.stream_stopped(channel)
         socket.close()
-        asyncio.get_running_loop().call_later(CLOSE_SECONDS, socket.abort)
 
     def end(self, at_ns: int, why: str, detail: str) -> None:
         """The call is over."""
-        if self._socket is not None and why == "protocol error":
-            self._socket.close(WSCloseCode.POLICY_VIOLATION)
-        self.stop()
+        for stream in (self, *self._forks):
+            if stream._socket is not None and why == "protocol error":
+                stream._socket.close(WSCloseCode.POLICY_VIOLATION)
+            stream.stop()
         if self.leg is not None:
             self.leg.end(at_ns, why, detail)
+        for stream in (self, *self._forks):
+            stream._owner = _Nobody()
 
     def _forget(self) -> None:
         if self._socket is not None:
@@ -190,7 +245,8 @@ class MediaStream:
         assert self.leg is not None
         for message in channel.greeting():
             socket.say(message.event, message.content, numbered=message.numbered)
-        self.leg.open(self.leg.opened_ns or at_ns)
+        if self._opens_leg:
+            self.leg.open(self.leg.opened_ns or at_ns)
         self._owner.note(f"media stream open: {channel.url}")
         self._owner.stream_opened(channel)
 
@@ -227,6 +283,9 @@ class MediaStream:
     def heard_clear(self, at_ns: int) -> None:
         if self._studio.disturbance.cut():
             return
+        if self._is_fork:
+            self._owner.note("clear on a one-way stream: nothing of it is queued")
+            return
         self._owner.note("clear")
         self.clear(at_ns)
 
@@ -262,7 +321,15 @@ class MediaStream:
         if self._socket is not None and not self._studio.disturbance.cut():
             self._socket.say(event, content)
 
+    def press(self, key: Mapping[str, Any]) -> None:
+        """Tell the agent of a key, on each stream on which the carrier does."""
+        for stream in (self, *self._forks):
+            if stream.channel is not None and stream.channel.keys:
+                stream.say("dtmf", key)
+
     def _send(self, payload_b64: bytes, chunk: int) -> None:
+        for fork in self._forks:
+            fork._send(payload_b64, chunk)
         if self._socket is not None:
             payload = payload_b64 if self._transcode is None else self._transcode(payload_b64)
             self._socket.send_audio(payload, chunk)
@@ -278,17 +345,22 @@ class MediaStream:
         told: dict[str, JSON] = {}
         if counts.dropped:
             told["dropped_frames"] = counts.dropped
-            told["dropped_because"] = self._deaf
+            told["dropped_because"] = self._first("_deaf")
         if counts.malformed:
             told["malformed_frames"] = counts.malformed
-            told["malformed_first"] = self._nonsense
+            told["malformed_first"] = self._first("_nonsense")
         if counts.skipped:
             told["unread_frames"] = counts.skipped
         return told
 
     def counts(self) -> Counts:
         """Of all streams of this call."""
-        return self._counts + self._socket.counts if self._socket is not None else self._counts
+        found = self._counts + self._socket.counts if self._socket is not None else self._counts
+        return sum((fork.counts() for fork in self._forks), found)
+
+    def _first(self, what: str) -> str:
+        """The first of the streams that has it to tell."""
+        return next((told for stream in (self, *self._forks) if (told := getattr(stream, what))), "")
 
 
 def _transcoder(from_codec: Codec, to_codec: Codec) -> Callable[[bytes], bytes]:

@@ -20,6 +20,7 @@ from busyhour.model import (
     Line,
     Spoken,
 )
+from busyhour.share import Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class MemoryCarrier:
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
         yield Endpoint("memory:")
+
+    def of_share(self, share: Share) -> MemoryCarrier:
+        return self
 
     @asynccontextmanager
     async def dial(self, target: Endpoint, call: CallSetup) -> AsyncIterator[Line]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from random import Random
 from urllib.parse import urljoin, urlsplit
 from uuid import UUID
+
+from busyhour.share import Share
 
 
 def reachable(url: str, target_url: str) -> bool:
@@ -36,6 +39,16 @@ def joined(base_url: str, url: str) -> str:
         return urljoin(base_url, url)
     except ValueError:
         return url
+
+
+def next_call(carrier: str, dialled: int, share: Share, name: Callable[[Random], str]) -> tuple[int, Random]:
+    """The carrier's next call, after so many, whose id falls to the share: its number, and its random numbers, of which
+    `name` draws that id first."""
+    while True:
+        dialled += 1
+        seed = f"{carrier}/{dialled}"
+        if share.of == 1 or share.holds(name(Random(seed))):
+            return dialled, Random(seed)
 
 
 def drawn_uuid(random: Random) -> str:

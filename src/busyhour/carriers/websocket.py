@@ -6,23 +6,22 @@ ends the call with "protocol error", and says which frame it was.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pybase64
-from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from picows import WSCloseCode, WSMsgType
 
+from busyhour.carriers.agent_socket import SHOWN_CHARACTERS, AgentSocket, Refused, shown
 from busyhour.carriers.background import Background
 from busyhour.carriers.endings import End
 from busyhour.carriers.line import CallerLine
-from busyhour.carriers.media_socket import LOGGER, is_base64
-from busyhour.carriers.places import drawn_uuid
+from busyhour.carriers.media_socket import is_base64
+from busyhour.carriers.places import drawn_uuid, next_call
 from busyhour.carriers.wire import PLAIN, Template, Wire
 from busyhour.disturbance import MEDIA, Kind
 from busyhour.errors import PlanError, ProtocolError, ServiceError
@@ -31,16 +30,12 @@ from busyhour.media.leg import Leg
 from busyhour.media.playout import QUEUED_NS_MAX
 from busyhour.media.studio import Studio
 from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup, Clock, Endpoint, Sample
+from busyhour.share import WHOLE, Share
 
 TRAIL_MAX = 1000
-FRAMES_PER_SECOND_MAX = 2000
 FRAME_BYTES_MAX = 4 << 20  # 30 s of 24 kHz in base64, and room around it
 NAME_CHARACTERS_MAX = 1000
-_BACKLOG_BYTES_MAX = 1 << 20
 _SETTLE_SECONDS = 2.0
-_CLOSE_SECONDS = 1.0
-_SHOWN = 120
-_CLEAN_CODES = (WSCloseCode.NO_INFO, WSCloseCode.OK, WSCloseCode.GOING_AWAY)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,6 +54,7 @@ class PlainWebSocket:
     _studio: Studio | None = field(default=None, init=False, repr=False)
     _background: Background | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
 
     @property
     def vices(self) -> frozenset[Kind]:
@@ -75,6 +71,11 @@ class PlainWebSocket:
             finally:
                 self._studio = self._background = None
 
+    def of_share(self, share: Share) -> PlainWebSocket:
+        part = replace(self)
+        part._share = share
+        return part
+
     def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         return self._dial(target, call)
 
@@ -83,12 +84,12 @@ class PlainWebSocket:
         if self._studio is None or self._background is None:
             raise ServiceError(f"{self.name} is not running: dial inside `async with carrier.running(peers)`")
         await self._studio.wheel.admitted()
-        self._dialled += 1
+        self._dialled, random = next_call(f"websocket call {self.seed}", self._dialled, self._share, drawn_uuid)
         call = _Call(
             wire=self.wire,
             studio=self._studio,
             setup=setup,
-            random=Random(f"websocket call {self.seed}/{self._dialled}"),
+            random=random,
             jitter_buffer_ns=self.jitter_buffer_ms * MS,
         )
         try:
@@ -103,7 +104,7 @@ class PlainWebSocket:
         return self._studio.wheel.drain(now_ns) if self._studio is not None else []
 
 
-class _Call(WSListener):
+class _Call:
     """One call: the socket to the agent at one end, the caller's leg at the other."""
 
     def __init__(self, *, wire: Wire, studio: Studio, setup: CallSetup, random: Random, jitter_buffer_ns: int) -> None:
@@ -116,6 +117,7 @@ class _Call(WSListener):
             send=self._send_binary if wire.audio_out is None else self._send_json,
             jitter_buffer_ns=jitter_buffer_ns,
             failed=lambda failure: self._broken(str(failure)),
+            record_ns=setup.record_ns,
         )
         self._wire = wire
         self._chunk_bytes_max = QUEUED_NS_MAX // SECOND * FRAMES_PER_SECOND * wire.codec.frame_bytes
@@ -129,16 +131,11 @@ class _Call(WSListener):
             "from_number": setup.from_number,
             "to_number": setup.to_number,
         }
-        self._transport: WSTransport | None = None
-        self._congested = False
+        self._socket = AgentSocket(hearer=self, clock=studio.clock, bytes_max=FRAME_BYTES_MAX, named="socket")
         self._sequence = 0
         self._received = 0
         self._skipped = 0
         self._unknown = 0
-        self._second = 0
-        self._frames_in_second = 0
-        self._parts: list[bytes] = []
-        self._parts_kind = WSMsgType.TEXT
 
     # ------------------------------------------------------------ the caller's side
 
@@ -148,30 +145,11 @@ class _Call(WSListener):
 
     async def connect(self, url: str, headers: Mapping[str, str]) -> None:
         """Raises CallFailed "media refused"."""
-        # A laboratory certificate is nobody's to verify: what is measured is the agent, on a network of ours.
-        context = ssl.create_default_context() if url.startswith("wss:") else None
-        if context is not None:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         try:
-            await ws_connect(
-                lambda: self,
-                url,
-                ssl_context=context,
-                websocket_handshake_timeout=self._setup.answer_within_ns / SECOND,
-                logger_name=LOGGER,
-                max_frame_size=4 * FRAME_BYTES_MAX,
-                extra_headers=dict(headers),
-                max_redirects=0,
-            )
-        except (WSError, OSError, TimeoutError, ValueError) as failure:
-            raise self._refused(f"{url}: {failure or type(failure).__name__}") from None
-        if self._transport is None:  # picows takes it for a connection that was opened and closed
-            raise self._refused(f"{url}: the connection was closed before the WebSocket handshake was answered")
-
-    def _refused(self, detail: str) -> CallFailed:
-        self._finish(End(why="media refused", by="agent", detail=detail))
-        return CallFailed("media refused", detail)
+            await self._socket.open(url, headers=headers, timeout_seconds=self._setup.answer_within_ns / SECOND)
+        except Refused as refused:
+            self._finish(End(why="media refused", by="agent", detail=str(refused)))
+            raise CallFailed("media refused", str(refused)) from None
 
     def press(self, digit: str) -> None:
         """Raises CallFailed when the wire has no message for it."""
@@ -189,41 +167,29 @@ class _Call(WSListener):
 
     async def watch(self) -> None:
         """Wait until the socket is closed. An exception of our own callbacks is raised here: it is a bug."""
-        assert self._transport is not None
-        try:
-            await self._transport.wait_disconnected()
-        except WSError as failure:  # the agent broke RFC 6455, or sent a frame beyond every limit
-            self._broken(f"websocket: {failure.args[-1] if failure.args else failure}")
-            return
-        handshake = self._transport.close_handshake
-        received = handshake.recv if handshake is not None else None
-        if received is None:
-            self._finish(End(why="lost", by="agent", detail="the socket broke without a close frame"))
-        elif received.code in _CLEAN_CODES:
+        closed = await self._socket.closed()
+        if closed.clean:
             self._finish(End(why="hung up", by="agent"))
         else:
-            how = f"{WSCloseCode(received.code).value} {received.reason or ''}".strip()
-            self._finish(End(why="lost", by="agent", detail=f"the agent closed the socket ({how})"))
+            self._finish(End(why="lost", by="agent", detail=closed.how))
 
     # ------------------------------------------------------------ to the agent
 
     def _send_binary(self, payload_b64: bytes, chunk: int) -> None:
         if self._may_send():
-            assert self._transport is not None
-            self._transport.send(WSMsgType.BINARY, pybase64.b64decode(payload_b64))
+            self._socket.send(WSMsgType.BINARY, pybase64.b64decode(payload_b64))
 
     def _send_json(self, payload_b64: bytes, chunk: int) -> None:
         if self._may_send():
-            assert self._transport is not None
             self._sequence += 1
             names = self._names | {"audio": payload_b64, "chunk": chunk + 1, "timestamp_ms": chunk * 20}
-            self._transport.send(WSMsgType.TEXT, self._audio.filled({**names, "sequence": self._sequence}))
+            self._socket.send(WSMsgType.TEXT, self._audio.filled({**names, "sequence": self._sequence}))
 
     def _may_send(self) -> bool:
-        if self._transport is None or self.end is not None:
+        if not self._socket.writable:
             return False
-        self._skipped += self._congested  # the agent does not read: a telephone does not wait, and memory is finite
-        return not self._congested
+        self._skipped += self._socket.congested
+        return not self._socket.congested
 
     def _tell(self, template: JSON, **names: JSON) -> None:
         """Say it, unless nothing flows. (What begins and ends a call belongs to the socket's opening and closing.)"""
@@ -232,79 +198,40 @@ class _Call(WSListener):
 
     def _say(self, template: JSON, **names: JSON) -> None:
         """Harmless on a closed socket."""
-        transport = self._transport
-        if transport is None or template is None or self._backlog_bytes() > _BACKLOG_BYTES_MAX:
+        if template is None or not self._socket.writable or self._socket.full:
             return
         self._sequence += 1
         values = {**self._names, **names, "sequence": self._sequence}
-        transport.send(WSMsgType.TEXT, Template(template).filled(values))
+        self._socket.send(WSMsgType.TEXT, Template(template).filled(values))
 
-    def _backlog_bytes(self) -> int:
-        if self._transport is None or not self._congested:
-            return 0
-        return self._transport.underlying_transport.get_write_buffer_size()
+    # ------------------------------------------------------------ from the agent (the socket calls these)
 
-    # ------------------------------------------------------------ from the agent (picows calls these)
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport = transport
-        if self.end is not None:  # the caller gave up while we were connecting
-            transport.disconnect(False)
-            return
-        self.answered_ns = self._clock.now_ns()
+    def socket_opened(self, at_ns: int) -> None:
+        self.answered_ns = at_ns
         self._note("the socket is open")
         for message in self._wire.hello:
             self._say(message)
-        self.leg.open(self.answered_ns)
+        self.leg.open(at_ns)
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        at_ns = self._clock.now_ns()
-        kind = frame.msg_type
-        if kind == WSMsgType.CLOSE:
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-            return
-        if self.end is not None or kind == WSMsgType.PONG:
-            return
+    def broke(self, detail: str) -> None:
+        self._finish(End(why="protocol error", by="carrier", detail=detail), WSCloseCode.POLICY_VIOLATION)
+
+    def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None:
         self._received += 1
-        if self._flooded(at_ns):
-            self._broken(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
-            return
-        payload = frame.get_payload_as_bytes()
-        if kind != WSMsgType.CONTINUATION:
-            self._parts_kind = kind
-        if not frame.fin or self._parts:
-            self._parts.append(payload)
-            payload = b"".join(self._parts) if frame.fin else b""
-        if max(len(payload), sum(map(len, self._parts))) > FRAME_BYTES_MAX:
+        if len(message) > FRAME_BYTES_MAX:
             self._broken(f"{self._which()} is longer than {FRAME_BYTES_MAX} bytes")
-        elif frame.fin:
-            self._parts.clear()
-            self._message(self._parts_kind, payload, at_ns)
-
-    def pause_writing(self) -> None:
-        self._congested = True
-
-    def resume_writing(self) -> None:
-        self._congested = False
-
-    def _flooded(self, at_ns: int) -> bool:
-        second = at_ns // SECOND
-        if second != self._second:
-            self._second, self._frames_in_second = second, 0
-        self._frames_in_second += 1
-        return self._frames_in_second > FRAMES_PER_SECOND_MAX
-
-    def _message(self, kind: WSMsgType, payload: bytes, at_ns: int) -> None:
-        if self._disturbance.cut():
+        elif self._disturbance.cut():
             return
-        if kind == WSMsgType.BINARY:
-            self._binary(payload, at_ns)
-            return
+        elif kind == WSMsgType.BINARY:
+            self._binary(message, at_ns)
+        else:
+            self._text(message, at_ns)
+
+    def _text(self, payload: bytes, at_ns: int) -> None:
         try:
             message = json.loads(payload)
         except (ValueError, RecursionError):
-            self._broken(f"{self._which()} is not JSON: {_shown(payload)}")
+            self._broken(f"{self._which()} is not JSON: {shown(payload)}")
             return
         self._heed(message, payload, at_ns)
 
@@ -320,7 +247,7 @@ class _Call(WSListener):
             content = wire.audio_in.content(message)
             payload = content.encode(errors="replace") if isinstance(content, str) else b"?"
             if not is_base64(payload):
-                self._broken(f"{self._which()} has no base64 at {wire.audio_in.take}: {_shown(raw)}")
+                self._broken(f"{self._which()} has no base64 at {wire.audio_in.take}: {shown(raw)}")
             else:
                 self._media(payload, at_ns)
         elif wire.clear is not None and wire.clear.fits(message):
@@ -333,13 +260,13 @@ class _Call(WSListener):
         elif wire.digit_in is not None and wire.digit_in.fits(message):
             self.leg.pressed(str(wire.digit_in.content(message))[:1], at_ns)
         elif wire.transcript is not None and wire.transcript.fits(message):
-            self._note(f"transcript: {str(wire.transcript.content(message))[:_SHOWN]}")
+            self._note(f"transcript: {str(wire.transcript.content(message))[:SHOWN_CHARACTERS]}")
         elif wire.end is not None and wire.end.fits(message):
             self._finish(End(why="hung up", by="agent"))
         else:
             self._unknown += 1
             if self._unknown == 1:
-                self._note(f"{self._which()} is none that the wire knows, and is passed over: {_shown(raw)}")
+                self._note(f"{self._which()} is none that the wire knows, and is passed over: {shown(raw)}")
 
     def _media(self, payload_b64: bytes, at_ns: int) -> None:
         size = len(payload_b64) // 4 * 3 - payload_b64[-2:].count(b"=")
@@ -373,7 +300,7 @@ class _Call(WSListener):
     # ------------------------------------------------------------ the end
 
     def _broken(self, detail: str) -> None:
-        self._finish(End(why="protocol error", by="carrier", detail=detail), WSCloseCode.POLICY_VIOLATION)
+        self._socket.give_up(detail)
 
     def _finish(self, end: End, code: WSCloseCode = WSCloseCode.OK) -> None:
         """The call is over; the first reason stays."""
@@ -385,11 +312,7 @@ class _Call(WSListener):
         self.end = end
         self._note(f"{end.why} by the {end.by}{f': {end.detail}' if end.detail else ''}")
         self.leg.end(self._clock.now_ns(), end.why, end.detail)
-        transport = self._transport
-        if transport is not None:
-            transport.send_close(code)
-            transport.disconnect()
-            asyncio.get_running_loop().call_later(_CLOSE_SECONDS, transport.disconnect, False)
+        self._socket.close(code)
 
     def _note(self, text: str) -> None:
         self.trail.append((self._clock.now_ns(), text))
@@ -402,9 +325,3 @@ def _address(target_url: str, path: str) -> str:
     if not separator or scheme not in schemes:
         raise PlanError(f"{target_url!r} is no WebSocket; give the agent's URL, like ws://127.0.0.1:8080/media")
     return f"{schemes[scheme]}://{rest.rstrip('/') + path if path else rest}"
-
-
-def _shown(raw: bytes) -> str:
-    """The frame's beginning, fit for a message to a person."""
-    shown = raw[:_SHOWN].decode(errors="replace")
-    return shown + "..." if len(raw) > _SHOWN else shown

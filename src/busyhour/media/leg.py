@@ -15,8 +15,10 @@ from busyhour.media.codec import Codec
 from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
 from busyhour.media.speech import Speech
 from busyhour.media.studio import Frames, Studio, decode_chunk
+from busyhour.media.tape import COMPACT_FRAMES, Tape
 from busyhour.media.wheel import Slot
 from busyhour.model import SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
+from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
 
@@ -36,7 +38,8 @@ class Leg:
     studio: the wheel and decoder shared by all legs of the process. send(payload, index): called every 20 ms, from the
     wheel, to put a frame on the wire: base64 octets, and the number of frames sent before. It may raise OSError, which
     ends this leg with "lost". failed(error): called once when the far end sends too much audio or what is not base64;
-    the leg has then ended with "protocol error". Times that are given must come from the studio's clock, in order.
+    the leg has then ended with "protocol error". record_ns: keep the sound of both directions, so much of it (0: none),
+    for `recorded`. Times that are given must come from the studio's clock, in order.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Leg:
         clock: Clock | None = None,
         jitter_buffer_ns: int = 0,
         failed: Callable[[ProtocolError], None] | None = None,
+        record_ns: int = 0,
     ) -> None:
         self._studio = studio
         self._clock = clock or studio.clock
@@ -74,6 +78,8 @@ class Leg:
         self._back = self.disturbance.path("to caller")
         self._held: list[tuple[int, int, bytes]] = []  # frames under way: when they arrive, which they are
         self._release: asyncio.TimerHandle | None = None
+        self._whole_tape = Tape(self._batch, record_ns) if record_ns else None
+        self._tape = self._whole_tape  # while it turns
 
     # ------------------------------------------------------------ for the carrier
 
@@ -105,6 +111,8 @@ class Leg:
             return
         if self.disturbance.media and self._back.arrives_ns(at_ns) is None:
             return
+        if self._tape is not None:
+            self._tape.heard.append(payload)
         if len(payload) == self._frame_payload_bytes:
             self._undecoded += 1
             self._batch.append((self, at_ns, payload))
@@ -120,7 +128,10 @@ class Leg:
         """The carrier itself sounds to the caller (a prompt, a file): queue samples at the codec's rate behind what the
         agent sent, and say when they will have been played."""
         self._catch_up()
+        if self._tape is not None:
+            self._tape.heard.append(samples)
         self.take(samples, at_ns)
+        self._wind(at_ns)
         self._raise_failure()
         return self._playout.ended_ns
 
@@ -128,6 +139,8 @@ class Leg:
         """Drop the audio not yet played; gives the names of the marks that were waiting for it."""
         self._catch_up()
         cleared = self._playout.clear(at_ns)
+        if self._tape is not None:
+            self._tape.clear(at_ns)
         self._judge(cleared.played)
         self._speech.cleared()
         return cleared.marks
@@ -139,6 +152,8 @@ class Leg:
         """
         self._catch_up()
         self._playout.mark(name, at_ns, on_played)
+        if self._tape is not None:
+            self._tape.mark(name, max(at_ns, self._playout.ended_ns))
 
     def pressed(self, digit: str, at_ns: int) -> None:
         """The far end sent a DTMF digit."""
@@ -163,8 +178,17 @@ class Leg:
         if self._slot is not None:
             self._studio.wheel.detach(self._slot)
         if self._speaking is not None and not self._speaking.over.done():
-            self._speaking.over.set_exception(failure)
+            self._speaking.over.set_exception(_again(failure))
         self._wake()
+        # What the leg refers to refers to it: a call must go when it is over, without a garbage collector.
+        self._slot, self._failed, self._send = None, None, _unsent
+
+    def recorded(self) -> Sound | None:
+        """What was said and heard, once the leg has ended; only once. None if it was not to be recorded."""
+        if self._ended is None or self._whole_tape is None:
+            return None
+        tape, self._whole_tape, self._tape = self._whole_tape, None, None
+        return tape.sound(self._opened_ns, self._ended[0].at_ns)
 
     # ------------------------------------------------------------ for the workload
 
@@ -179,7 +203,7 @@ class Leg:
         Raises CallFailed when the call ends first. Cancelled, it falls silent with the next frame.
         """
         if self._ended is not None:
-            raise self._ended[1]
+            raise _again(self._ended[1])
         if self._speaking is not None:
             raise RuntimeError("two utterances at once on one line")
         frames = self._studio.frames(audio, self._codec)
@@ -221,10 +245,13 @@ class Leg:
         if self._ended is not None:
             return True
         try:
-            return self._playout.push_windows(loud, at_ns)
+            taken = self._playout.push_windows(loud, at_ns)
         except ProtocolError as failure:
             self.refuse(failure, at_ns)
             return True
+        if taken and self._tape is not None:
+            self._tape.heard_until.append(self._playout.ended_ns)
+        return taken
 
     def take(self, samples: Samples, at_ns: int) -> None:
         self._undecoded = 0
@@ -234,15 +261,18 @@ class Leg:
             self._playout.push(samples, at_ns)
         except ProtocolError as failure:
             self.refuse(failure, at_ns)
+            return
+        if self._tape is not None:
+            self._tape.heard_until.append(self._playout.ended_ns)
 
     def refuse(self, failure: ProtocolError, at_ns: int) -> None:
         self._undecoded = 0
         if self._ended is not None:
             return
-        self._failure = failure
+        self._failure, failed = failure, self._failed
         self.end(at_ns, "protocol error", str(failure))
-        if self._failed is not None:
-            self._failed(failure)
+        if failed is not None:
+            failed(failure)
 
     # ------------------------------------------------------------ every 20 ms
 
@@ -255,6 +285,8 @@ class Leg:
             self._sent_speech(speaking, self._clock.now_ns())
         self._sent += 1
         now_ns = self._studio.decoded_ns
+        if self._tape is not None and not self._sent % COMPACT_FRAMES:
+            self._wind(now_ns)
         self._listen(now_ns)
         if self._waiter is not None and self._has_news(now_ns):
             self._wake()
@@ -292,6 +324,9 @@ class Leg:
 
     def _sent_speech(self, speaking: _Speaking, now_ns: int) -> None:
         index, frames = speaking.next, speaking.frames
+        if self._tape is not None:
+            self._tape.said.append(frames.payloads[index])
+            self._tape.said_ns.append(now_ns)
         if index == frames.first_speech:
             speaking.began_ns = now_ns
         if index == frames.last_speech:
@@ -301,6 +336,13 @@ class Leg:
             self._speaking = None
             if not speaking.over.done():
                 speaking.over.set_result(None)
+
+    def _wind(self, now_ns: int) -> None:
+        """Now and then: what is on the tape takes less room, and one that is full turns no more."""
+        if self._tape is not None:
+            self._tape.compact()
+            if self._tape.is_full(now_ns, self._opened_ns):
+                self._tape = None
 
     def _listen(self, now_ns: int) -> None:
         """Judge what has been played by `now_ns`, a time by which everything that arrived has been decoded."""
@@ -350,11 +392,20 @@ class Leg:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise ProtocolError(str(self._failure))
 
     def _lost(self, failure: OSError | ProtocolError) -> None:
         why = "protocol error" if isinstance(failure, ProtocolError) else "lost"
         self.end(self._clock.now_ns(), why, str(failure))
+
+
+def _unsent(_payload: bytes, _index: int) -> None:
+    """Where the frames of a leg go that has ended."""
+
+
+def _again(failure: CallFailed) -> CallFailed:
+    """To be raised: a traceback would tie the leg to the frames it came through."""
+    return CallFailed(failure.reason, failure.detail)
 
 
 def _at_ns(heard: Heard) -> int:

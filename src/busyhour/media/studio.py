@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,7 +73,7 @@ class Batch:
         rows = self._rows[:]
         self._rows.clear()
         try:
-            octets = self._octets(rows)
+            octets = self.octets([row[2] for row in rows])
         except ValueError:  # one of them is no frame in base64: find out which
             for ear, at_ns, payload in rows:
                 decode_chunk(ear, self.codec, payload, at_ns)
@@ -87,9 +87,12 @@ class Batch:
             if not ear.take_windows(loud[begin:end], at_ns):
                 ear.take(samples[i], at_ns)
 
-    def _octets(self, rows: list[tuple[Ear, int, bytes]]) -> Octets:
-        """Decode base64 once for all rows: a frame's padding is made "A", which adds octets that are cut off again."""
-        joined = bytearray(b"".join([row[2] for row in rows]))
+    def octets(self, payloads: Sequence[bytes]) -> Octets:
+        """A row for each payload of `payload_bytes`. Raises ValueError if one of them is no frame in base64.
+
+        They are decoded at once: a frame's padding is made "A", which adds octets that are cut off again.
+        """
+        joined = bytearray(b"".join(payloads))
         if self._padding:
             tails = np.frombuffer(joined, np.uint8).reshape(-1, self.payload_bytes)[:, -self._padding :]
             if not (tails == ord("=")).all():

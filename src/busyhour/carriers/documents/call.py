@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping
 from random import Random
 from typing import Any
 
+from busyhour.carriers.agent_socket import Closed
 from busyhour.carriers.background import Errands
 from busyhour.carriers.documents.exchange import Exchange, mail_date
+from busyhour.carriers.documents.gathering import Gathering
 from busyhour.carriers.documents.script import Ask, Script, Source
-from busyhour.carriers.documents.verbs import BadDocument, Stream
+from busyhour.carriers.documents.verbs import BadDocument, Gather, Stream
 from busyhour.carriers.endings import End
-from busyhour.carriers.media_socket import Closed
 from busyhour.carriers.media_stream import Channel, MediaStream
 from busyhour.carriers.places import joined, reachable
 from busyhour.carriers.sounds import SAID_MAX, Player
@@ -54,7 +55,11 @@ class DocumentCall:
         self.fallback_url = joined(target_url, manners.fallback_path) if manners.fallback_path else ""
         self.status_url = joined(target_url, manners.status_path) if manners.status_path else ""
         self.media = MediaStream(
-            self, studio=exchange.studio, background=exchange.background, jitter_buffer_ns=manners.jitter_buffer_ms * MS
+            self,
+            studio=exchange.studio,
+            background=exchange.background,
+            jitter_buffer_ns=manners.jitter_buffer_ms * MS,
+            record_ns=setup.record_ns,
         )
         self.player = Player(self.media, self.clock, exchange.courier.session)
         self.voice_url = voice_url
@@ -63,7 +68,11 @@ class DocumentCall:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[None] = loop.create_future()
         self._stream_over: asyncio.Future[None] = loop.create_future()
-        self._stream_callback = ("", "POST")
+        self._stream_callbacks: dict[str, tuple[str, str]] = {}  # by channel: URL and method
+        self._stream_awaited = ""  # the channel that <Connect> waits for
+        self._two_way = False  # the document has a stream that the caller hears
+        self._aside: set[str] = set()  # channels of forks beside such a stream: what becomes of them ends no call
+        self._gathering: Gathering | None = None
         self._trouble: CallFailed | None = None  # what became of the last stream, if nothing good
         self._callbacks = 0
         self._warnings: list[str] = []
@@ -189,7 +198,9 @@ class DocumentCall:
     def press(self, digit: str) -> None:
         """The caller presses a key."""
         self.note(f"the caller presses {digit}")
-        self.media.say("dtmf", self.exchange.provider.key(digit))
+        self.media.press(self.exchange.provider.key(digit))
+        if self._gathering is not None:
+            self._gathering.press(digit)
 
     def hang_up(self) -> None:
         self.finish(End(why="hung up", by="caller"))
@@ -198,6 +209,8 @@ class DocumentCall:
         """The caller is gone: end the call if it lasts, and wait, bounded, for what is still under way."""
         self.hang_up()
         await self._errands.settled(self.exchange.manners.settle_seconds)
+        vars(self).pop("_script", None)  # which refers to the call: the garbage collector is held off
+        self._scripting = None
 
     # ------------------------------------------------------------ the API
 
@@ -226,13 +239,16 @@ class DocumentCall:
         self._progress("answered")
 
     def expect(self, streams: Iterable[Stream]) -> None:
-        """The streams of the document that is going to be carried out: the first decides in what the caller hears."""
-        first = next(iter(streams), None)
+        """The streams of the document that is going to be carried out: the first that is two-way, or else the first,
+        decides in what the caller hears."""
+        forks_last = sorted(streams, key=lambda verb: not verb.two_way)
+        self._two_way = any(verb.two_way for verb in forks_last)
+        first = next(iter(forks_last), None)
         if first is None or self.media.leg is not None:
             return
         try:
             self.media.give_ear(self.exchange.provider.ear(first))
-        except BadDocument as problem:
+        except (BadDocument, CallFailed) as problem:
             self.note(f"{problem}")  # told again, and as a failure, when it comes to that stream
 
     def sound_rate_hz(self) -> int:
@@ -247,15 +263,33 @@ class DocumentCall:
     def open_stream(self, channel: Channel, callback_url: str, verb: Stream) -> asyncio.Future[None]:
         """Dial the agent's socket; done when that stream is over, or was refused."""
         self._stream_over = asyncio.get_running_loop().create_future()
-        self._stream_callback = callback_url, verb.status_method
+        self._stream_awaited = channel.id
+        self._stream_callbacks[channel.id] = callback_url, verb.status_method
         self.media.prepare(channel)
         self.media.open(channel)
         return self._stream_over
 
+    def open_fork(self, channel: Channel, callback_url: str, verb: Stream) -> None:
+        """Dial the agent's socket for a one-way stream, which goes on beside what follows, and until the call ends.
+
+        Beside a stream that the caller hears, that one decides when the call is open and how it ends.
+        """
+        self._stream_callbacks[channel.id] = callback_url, verb.status_method
+        if self._two_way:
+            self._aside.add(channel.id)
+        self.media.fork(channel, opens=not self._two_way)
+
     def stop_stream(self, name: str) -> None:
-        channel = self.media.channel
-        if channel is not None and name in ("", channel.name):
-            self.media.stop()
+        self.media.stop_named(name)
+
+    def gather(self, verb: Gather) -> Gathering:
+        """From now on keys are gathered."""
+        self._gathering = Gathering(verb, self.player.cut)
+        return self._gathering
+
+    def gathered(self) -> None:
+        self._gathering = None
+        self.player.begin()
 
     def transferred(self, number: str) -> None:
         """The caller is with somebody else."""
@@ -290,31 +324,37 @@ class DocumentCall:
         return reachable(url, self.target_url)
 
     def stream_dialled(self, channel: Channel) -> None:
-        self._trouble = CallFailed("media refused", f"{channel.url}: no answer to the WebSocket handshake in time")
+        if channel.id not in self._aside:
+            why = f"{channel.url}: no answer to the WebSocket handshake in time"
+            self._trouble = CallFailed("media refused", why)
 
     def stream_opened(self, channel: Channel) -> None:
-        self._trouble = None
         self._tell_stream(channel, "stream-started")
+        if channel.id in self._aside:
+            return
+        self._trouble = None
         if not self._opened.done():
             self._opened.set_result(None)
 
     def stream_refused(self, channel: Channel, detail: str) -> None:
         said = self.exchange.provider.error("31920", detail)
-        self._trouble = CallFailed("media refused", said)
+        if channel.id not in self._aside:
+            self._trouble = CallFailed("media refused", said)
         self.note(f"media refused: {said}")
         self._tell_stream(channel, "stream-error", said)
-        self._stream_done()
+        self._stream_done(channel)
 
     def stream_stopped(self, channel: Channel) -> None:
         self._tell_stream(channel, "stream-stopped")
-        self._stream_done()
+        self._stream_done(channel)
 
     def stream_lost(self, channel: Channel, closed: Closed) -> None:
         """The agent has closed the media socket, or it broke: what stands after <Connect> is next."""
         self.note(closed.how)
         if not closed.clean:
             said = self.exchange.provider.error("31921", closed.how)
-            self._trouble = CallFailed("lost", said)
+            if channel.id not in self._aside:
+                self._trouble = CallFailed("lost", said)
             self._tell_stream(channel, "stream-error", said)
 
     def protocol_broken(self, detail: str) -> None:
@@ -324,12 +364,12 @@ class DocumentCall:
             self._tell_stream(self.media.channel, "stream-error", said)
         self.finish(End(why="protocol error", by="carrier", detail=said))
 
-    def _stream_done(self) -> None:
-        if not self._stream_over.done():
+    def _stream_done(self, channel: Channel) -> None:
+        if channel.id == self._stream_awaited and not self._stream_over.done():
             self._stream_over.set_result(None)
 
     def _tell_stream(self, channel: Channel, event: str, error: str = "") -> None:
-        url, method = self._stream_callback
+        url, method = self._stream_callbacks[channel.id]
         if url:
             self._call_back(url, method, self.exchange.provider.stream_fields(self, channel, event, error))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -14,7 +13,7 @@ from aiohttp import web
 from busyhour.carriers.background import Background
 from busyhour.carriers.documents.courier import Courier
 from busyhour.carriers.documents.verbs import Grammar, Stream
-from busyhour.carriers.endings import TransferEnd
+from busyhour.carriers.endings import Ended, TransferEnd
 from busyhour.carriers.media_stream import Channel
 from busyhour.carriers.serving import ApiRefusal
 from busyhour.clock import unix_seconds
@@ -24,8 +23,6 @@ from busyhour.model import Clock
 
 if TYPE_CHECKING:
     from busyhour.carriers.documents.call import DocumentCall
-
-ENDED_REMEMBERED = 1000
 
 
 class Provider(Protocol):
@@ -46,11 +43,11 @@ class Provider(Protocol):
         ...
 
     def channel(self, call: DocumentCall, verb: Stream) -> Channel:
-        """Raises BadDocument when there is no way to carry such a stream."""
+        """Raises BadDocument when nobody could carry such a stream, CallFailed when the twin cannot."""
         ...
 
     def ear(self, verb: Stream) -> Codec:
-        """In what the caller hears the agent on that stream. Raises BadDocument."""
+        """In what the caller hears the agent on that stream. Raises BadDocument, CallFailed."""
         ...
 
     def key(self, digit: str) -> Mapping[str, Any]:
@@ -117,14 +114,12 @@ class Exchange:
     manners: Manners
     courier: Courier
     calls: dict[str, DocumentCall] = field(default_factory=dict)
-    ended: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)  # as the API shows them
+    ended: Ended[dict[str, Any]] = field(default_factory=Ended)  # as the API shows them
 
     def forget(self, call: DocumentCall) -> None:
         """The call has ended: keep only what late requests are answered with."""
         if self.calls.pop(call.sid, None) is not None:
-            self.ended[call.sid] = self.provider.resource(call)
-            while len(self.ended) > ENDED_REMEMBERED:
-                self.ended.popitem(last=False)
+            self.ended.add(call.sid, self.provider.resource(call), self.clock.now_ns())
 
 
 def mail_date() -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from busyhour.carriers.documents.verbs import (
     BadDocument,
+    Beyond,
     Dial,
+    Gather,
     Hangup,
     Pause,
     Play,
@@ -22,8 +24,10 @@ from busyhour.carriers.documents.verbs import (
     read,
 )
 from busyhour.carriers.endings import End
+from busyhour.carriers.media_stream import FORKS_MAX
 from busyhour.carriers.places import joined
 from busyhour.carriers.sounds import Unplayable, press_keys
+from busyhour.errors import TWIN_CANNOT
 from busyhour.model import MS, SECOND, CallFailed
 
 if TYPE_CHECKING:
@@ -134,8 +138,25 @@ class Script:
 
     async def _perform(self, verb: Verb, base_url: str) -> Source | None:
         call = self._call
+        if isinstance(verb, Beyond):
+            detail = f"busyhour's twin does not carry out {verb.what}, which is no fault of the agent's ({base_url})"
+            raise CallFailed(TWIN_CANNOT, detail)
         if not isinstance(verb, Pause | Redirect | Reject):
             call.take()
+        match verb:
+            case Dial():
+                return await self._dial(verb, base_url)
+            case Gather():
+                return await self._gather(verb, base_url)
+            case Redirect(url, method):
+                return Ask(joined(base_url, url), method)
+            case _:
+                await self._do(verb, base_url)
+        return None
+
+    async def _do(self, verb: Verb, base_url: str) -> None:
+        """A verb behind which the same document goes on."""
+        call = self._call
         match verb:
             case Say():
                 await self._say(verb)
@@ -147,15 +168,10 @@ class Script:
                 await self._stream(verb, base_url)
             case StopStream(name):
                 call.stop_stream(name)
-            case Dial():
-                return await self._dial(verb, base_url)
             case Reject(reason):
                 self._reject(reason)
             case Hangup():
                 call.hung_up_by_agent()
-            case Redirect(url, method):
-                return Ask(joined(base_url, url), method)
-        return None
 
     async def _say(self, verb: Say) -> None:
         call = self._call
@@ -180,14 +196,46 @@ class Script:
     async def _stream(self, verb: Stream, base_url: str) -> None:
         call = self._call
         try:
-            if call.media.channel is not None:
-                raise BadDocument("busyhour's twin carries one stream at a time, and there is one")
             channel = call.exchange.provider.channel(call, verb)
         except BadDocument as problem:
             raise self._bad(problem, base_url) from None
-        over = call.open_stream(channel, joined(base_url, verb.status_url) if verb.status_url else "", verb)
+        callback_url = joined(base_url, verb.status_url) if verb.status_url else ""
+        if channel.deaf and not verb.two_way:
+            if call.media.forks >= FORKS_MAX:
+                raise CallFailed(TWIN_CANNOT, f"busyhour's twin opens at most {FORKS_MAX} one-way streams in a call")
+            call.open_fork(channel, callback_url, verb)
+            return
+        if call.media.channel is not None:
+            raise CallFailed(
+                TWIN_CANNOT, "busyhour's twin carries one stream that is heard at a time, and there is one"
+            )
+        over = call.open_stream(channel, callback_url, verb)
         if verb.two_way:
             await over
+
+    async def _gather(self, verb: Gather, base_url: str) -> Source | None:
+        """The keys that the caller presses meanwhile are what the next document is asked with."""
+        call = self._call
+        call.sound_rate_hz()  # who is to press keys has an ear, though there may be no prompt
+        gathering = call.gather(verb)
+        try:
+            for prompt in verb.prompts:
+                if gathering.begun:
+                    break
+                if isinstance(prompt, Say):
+                    await self._say(prompt)
+                elif isinstance(prompt, Play):
+                    await self._play(prompt, base_url)
+                else:
+                    await gathering.pause(prompt.seconds)
+            await gathering.until_over()
+        finally:
+            call.gathered()
+        call.note(f"gathered {gathering.digits or 'nothing'}")
+        if verb.action is None or not (gathering.digits or verb.empty_too):
+            return None
+        url = joined(base_url, verb.action) if verb.action else base_url
+        return Ask(url, verb.method, {"Digits": gathering.digits})
 
     async def _dial(self, verb: Dial, base_url: str) -> Source | None:
         """Another party: with it the caller is put through, and for the caller the agent's part is over."""

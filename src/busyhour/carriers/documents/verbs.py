@@ -7,7 +7,7 @@ texml-verbs. Names are case-sensitive, as they are there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from xml.etree import ElementTree
@@ -20,6 +20,7 @@ VERBS_MAX = 1000
 SAY_CHARACTERS_MAX = 4096
 PARAMETERS_CHARACTERS_MAX = 500  # of each <Parameter>: name and value together
 SECONDS_MAX = 24 * 3600
+DIGITS_MAX = 128  # that a <Gather> takes: of Telnyx; Twilio names none
 
 
 class BadDocument(Exception):
@@ -95,7 +96,29 @@ class Redirect:
     method: str
 
 
-Verb: TypeAlias = Say | Play | Pause | Stream | StopStream | Dial | Reject | Hangup | Redirect
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gather:
+    """The keys that the caller presses while the prompts are heard and afterwards, until `timeout_seconds` pass without
+    one. `action` is asked what to do with them ("": the URL of the document itself; None: nobody); if there are none,
+    only if `empty_too`."""
+
+    prompts: Sequence[Say | Play | Pause]
+    timeout_seconds: float
+    digits_max: int
+    finish_on_keys: str
+    action: str | None
+    method: str
+    empty_too: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What the carrier can do and this twin cannot: no fault of the agent's."""
+
+    what: str
+
+
+Verb: TypeAlias = Say | Play | Pause | Stream | StopStream | Dial | Reject | Hangup | Redirect | Gather | Beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +128,8 @@ class Grammar:
     name: str  # "TwiML"
     elsewhere: frozenset[str]  # verbs of the carrier's that we do not carry out
     reasons: tuple[str, ...] = ("rejected", "busy")
+    gather_elsewhere: frozenset[str] = frozenset()  # attributes of <Gather> that we do not heed
+    gather_asks_itself: bool = True  # a <Gather> without an action asks the URL of its document
 
 
 def read(document: str, grammar: Grammar) -> list[Verb]:
@@ -132,9 +157,9 @@ def _verbs(element: ElementTree.Element, grammar: Grammar) -> list[Verb]:
         return [reader(element, grammar)]
     if element.tag in ("Connect", "Start", "Stop"):
         return _streams(element, grammar)
-    known = ", ".join(sorted((*_READERS, "Connect", "Start", "Stop")))
     if element.tag in grammar.elsewhere:
-        raise BadDocument(f"busyhour's twin does not carry out <{element.tag}>; it knows {known}")
+        return [Beyond(f"<{element.tag}>")]
+    known = ", ".join(sorted((*_READERS, "Connect", "Start", "Stop")))
     raise BadDocument(f"<{element.tag}> is no verb of {grammar.name}; there are {known} and more")
 
 
@@ -144,8 +169,8 @@ def _streams(element: ElementTree.Element, grammar: Grammar) -> list[Verb]:
     verbs: list[Verb] = []
     for noun in element:
         if noun.tag != "Stream":
-            raise BadDocument(f"busyhour's twin does not carry out <{element.tag}><{noun.tag}>; it knows <Stream>")
-        if element.tag == "Stop":
+            verbs.append(Beyond(f"<{element.tag}><{noun.tag}>"))
+        elif element.tag == "Stop":
             verbs.append(StopStream(noun.get("name", "")))
         else:
             verbs.append(_stream(noun, two_way=element.tag == "Connect"))
@@ -178,14 +203,14 @@ def _stream(noun: ElementTree.Element, *, two_way: bool) -> Stream:
     )
 
 
-def _say(element: ElementTree.Element, _grammar: Grammar) -> Verb:
+def _say(element: ElementTree.Element, _grammar: Grammar) -> Say:
     text = " ".join("".join(element.itertext()).split())
     if len(text) > SAY_CHARACTERS_MAX:
         raise BadDocument(f"<Say> has {len(text)} characters; the limit is {SAY_CHARACTERS_MAX}")
     return Say(text, _loops(element))
 
 
-def _play(element: ElementTree.Element, _grammar: Grammar) -> Verb:
+def _play(element: ElementTree.Element, _grammar: Grammar) -> Play:
     url, digits = _text(element), element.get("digits", "")
     if bool(url) == bool(digits):
         raise BadDocument("<Play> needs either the URL of a sound or digits")
@@ -194,14 +219,14 @@ def _play(element: ElementTree.Element, _grammar: Grammar) -> Verb:
     return Play(url, _loops(element), digits)
 
 
-def _pause(element: ElementTree.Element, _grammar: Grammar) -> Verb:
+def _pause(element: ElementTree.Element, _grammar: Grammar) -> Pause:
     return Pause(_number(element, "length", 1, 0, SECONDS_MAX))
 
 
 def _dial(element: ElementTree.Element, _grammar: Grammar) -> Verb:
     strange = [noun.tag for noun in element if noun.tag not in ("Number", "Sip")]
     if strange:
-        raise BadDocument(f"busyhour's twin does not carry out <Dial><{strange[0]}>; it knows <Number> and <Sip>")
+        return Beyond(f"<Dial><{strange[0]}>")
     number = _text(element) or (_text(element[0]) if len(element) else "")
     if not number:
         raise BadDocument("<Dial> needs a number", "13223")
@@ -220,8 +245,40 @@ def _redirect(element: ElementTree.Element, _grammar: Grammar) -> Verb:
     return Redirect(_text(element), _method(element))
 
 
+def _gather(element: ElementTree.Element, grammar: Grammar) -> Verb:
+    wanted = element.get("input", "dtmf").split()
+    if not wanted or not {"dtmf", "speech"}.issuperset(wanted):
+        raise BadDocument(f"<Gather input={element.get('input', '')[:40]!r}>: it is dtmf, speech or both")
+    if wanted != ["dtmf"]:
+        return Beyond(f"<Gather input={element.get('input')!r}>, which needs a recogniser")
+    if unheeded := sorted(grammar.gather_elsewhere & element.attrib.keys()):
+        return Beyond(f"<Gather {unheeded[0]}=...>")
+    strange = [noun.tag for noun in element if noun.tag not in _PROMPTS]
+    if strange:
+        raise BadDocument(f"<Gather> may hold <Say>, <Play> and <Pause>; there is a <{strange[0]}>")
+    keys = element.get("finishOnKey", "#")
+    if not re.fullmatch("[0-9*#]*", keys):
+        raise BadDocument(f"<Gather finishOnKey={keys[:40]!r}>: it is 0-9, * and #, or nothing", "13310")
+    most = "maxDigits" if "maxDigits" in element.attrib else "numDigits"
+    return Gather(
+        prompts=[_PROMPTS[noun.tag](noun, grammar) for noun in element],
+        timeout_seconds=_number(element, "timeout", 5, 0, SECONDS_MAX),
+        digits_max=int(_number(element, most, DIGITS_MAX, 1, DIGITS_MAX)),
+        finish_on_keys=keys,
+        action=element.get("action", "") or ("" if grammar.gather_asks_itself else None),
+        method=_method(element),
+        empty_too=_choice(element, "actionOnEmptyResult", ("false", "true")) == "true",
+    )
+
+
+_PROMPTS: Mapping[str, Callable[[ElementTree.Element, Grammar], Say | Play | Pause]] = {
+    "Pause": _pause,
+    "Play": _play,
+    "Say": _say,
+}
 _READERS: Mapping[str, Callable[[ElementTree.Element, Grammar], Verb]] = {
     "Dial": _dial,
+    "Gather": _gather,
     "Hangup": _hangup,
     "Pause": _pause,
     "Play": _play,

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Literal
 
+from busyhour.carriers.agent_socket import Closed
 from busyhour.carriers.background import Errands
 from busyhour.carriers.endings import End
-from busyhour.carriers.media_socket import Closed
 from busyhour.carriers.media_stream import Channel, MediaStream
 from busyhour.carriers.places import drawn_uuid, reachable
 from busyhour.carriers.sounds import SAID_MAX, Player, press_keys
@@ -25,12 +25,12 @@ from busyhour.carriers.telnyx import params
 from busyhour.carriers.telnyx.endings import REJECTED_WITH
 from busyhour.carriers.telnyx.exchange import Exchange, Ids
 from busyhour.carriers.telnyx.params import Stream
-from busyhour.carriers.telnyx.refusals import Refusal, invalid, not_answered, unsupported
+from busyhour.carriers.telnyx.refusals import Refusal, Unsupported, invalid, not_answered, unsupported
 from busyhour.carriers.telnyx.sounds import Sounds
 from busyhour.carriers.telnyx.stream import channel_of
 from busyhour.carriers.telnyx.transfer import put_through
 from busyhour.carriers.telnyx.webhooks import Delivery, Event, utc_now
-from busyhour.errors import PlanError
+from busyhour.errors import TWIN_CANNOT, PlanError
 from busyhour.media.leg import Leg
 from busyhour.model import JSON, MS, SECOND, CallFailed, CallSetup
 
@@ -61,6 +61,7 @@ class Call:
             studio=exchange.studio,
             background=exchange.background,
             jitter_buffer_ns=exchange.manners.jitter_buffer_ms * MS,
+            record_ns=setup.record_ns,
         )
         self.target_url = target_url
         self._start_time = utc_now()
@@ -207,7 +208,7 @@ class Call:
 
     def _failure_of(self, end: End) -> CallFailed:
         """What an end before media is called."""
-        if end.why in ("rejected", "media refused", "protocol error", "lost"):
+        if end.why in ("rejected", "media refused", "protocol error", "lost", TWIN_CANNOT):
             return CallFailed(end.why, end.detail)
         if end.why == "transferred":
             return CallFailed("no media", f"transferred {end.detail} before any media")
@@ -249,12 +250,15 @@ class Call:
         webhooks = self.exchange.webhooks
         seconds = CLOSE_SECONDS if webhooks is None else webhooks.patience_seconds
         await self._errands.settled(seconds)
+        vars(self).pop("_sounds", None)  # it refers to the call, and the garbage collector is held off
 
     # ------------------------------------------------------------ the agent's commands
 
     def refused(self, command: str, refusal: Refusal) -> None:
         self.note(f"command {command} -> {refusal.status} {refusal.code} {refusal.detail}")
         self._refused = f"; its command {command} was refused: {refusal.detail}"
+        if isinstance(refusal, Unsupported):  # what follows says nothing of the agent: Telnyx would have obeyed
+            self.finish(End(why=TWIN_CANNOT, by="carrier", detail=refusal.detail, cause="unspecified"))
 
     def answer(self, body: Mapping[str, Any]) -> None:
         if self.state != "parked":

@@ -135,8 +135,8 @@ class _Api:
         call = self._exchange.calls.get(call_control_id)
         if call is not None:
             return web.json_response({"data": call.status()})
-        if call_control_id in self._exchange.ended:
-            return web.json_response({"data": self._exchange.ended[call_control_id].status})
+        if (remembered := self._exchange.ended.get(call_control_id)) is not None:
+            return web.json_response({"data": remembered.status})
         raise invalid_call()
 
     async def command(self, request: web.Request) -> web.StreamResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from busyhour.carriers.background import Background
-from busyhour.carriers.endings import TransferEnd
+from busyhour.carriers.endings import Ended, TransferEnd
 from busyhour.carriers.places import drawn_uuid
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.webhooks import Webhooks
@@ -21,7 +20,6 @@ from busyhour.model import Clock
 if TYPE_CHECKING:
     from busyhour.carriers.telnyx.call import Call
 
-ENDED_REMEMBERED = 1000
 COMMAND_IDS_REMEMBERED = 1000
 
 
@@ -77,11 +75,10 @@ class Exchange:
     webhooks: Webhooks | None = None
     session: aiohttp.ClientSession | None = None
     calls: dict[str, Call] = field(default_factory=dict)
-    ended: OrderedDict[str, Remembered] = field(default_factory=OrderedDict)
+    ended: Ended[Remembered] = field(default_factory=Ended)
 
     def forget(self, call: Call) -> None:
         """The call has ended: keep only what late commands are answered with."""
         if self.calls.pop(call.ids.control, None) is not None:
-            self.ended[call.ids.control] = Remembered(call.status(), call.command_ids)
-            while len(self.ended) > ENDED_REMEMBERED:
-                self.ended.popitem(last=False)
+            remembered = Remembered(call.status(), call.command_ids)
+            self.ended.add(call.ids.control, remembered, self.clock.now_ns())

@@ -36,6 +36,10 @@ class Refusal(ApiRefusal):
         return {"errors": [error]}
 
 
+class Unsupported(Refusal):
+    """Telnyx can, this twin cannot."""
+
+
 def unauthenticated() -> Refusal:
     detail = "The required authentication headers were either invalid or not included in the request."
     return Refusal(401, "10009", "Authentication failed", detail)
@@ -73,9 +77,9 @@ def not_answered(command: str) -> Refusal:
     return Refusal(422, "90034", "Call not answered yet", detail)
 
 
-def unsupported(what: str, mend: str) -> Refusal:
-    """Telnyx can, this twin cannot: said openly, in Telnyx's shape, so that nobody looks for it in the agent."""
-    return Refusal(422, "10015", "Bad Request", f"busyhour's twin of Telnyx does not support {what}. {mend}")
+def unsupported(what: str, mend: str) -> Unsupported:
+    """Said openly, in Telnyx's shape, so that nobody looks for it in the agent."""
+    return Unsupported(422, "10015", "Bad Request", f"busyhour's twin of Telnyx does not support {what}. {mend}")
 
 
 def unexpected() -> Refusal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, ClassVar, cast
 
@@ -23,7 +23,7 @@ from busyhour.carriers.documents.verbs import Stream as StreamVerb
 from busyhour.carriers.endings import TransferEnd
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.media_stream import Channel
-from busyhour.carriers.places import drawn_uuid
+from busyhour.carriers.places import drawn_uuid, next_call
 from busyhour.carriers.serving import ApiRefusal, not_running
 from busyhour.carriers.telnyx import params, refusals
 from busyhour.carriers.telnyx.exchange import Ids
@@ -31,12 +31,16 @@ from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.stream import channel, codec_of
 from busyhour.carriers.telnyx.webhooks import Signature, Signer, utc_now
 from busyhour.disturbance import Kind
+from busyhour.errors import TWIN_CANNOT
 from busyhour.media.codec import Codec
-from busyhour.model import CallSetup, Endpoint, Sample
+from busyhour.model import CallFailed, CallSetup, Endpoint, Sample
+from busyhour.share import WHOLE, Share
 
 TEXML = Grammar(
     name="TeXML",
-    elsewhere=frozenset({"AIGather", "Conference", "Enqueue", "Gather", "Leave", "Queue", "Record", "Refer", "Siprec"}),
+    elsewhere=frozenset({"AIGather", "Conference", "Enqueue", "Leave", "Queue", "Record", "Refer", "Siprec"}),
+    gather_elsewhere=frozenset({"invalidDigitsAction", "minDigits", "validDigits"}),
+    gather_asks_itself=False,
 )
 # The attributes of <Stream>, as the parameters of a command that asks for the same.
 PARAMETERS: Mapping[str, str] = {
@@ -85,12 +89,10 @@ class TexmlProvider:
         try:
             return codec_of(stream.back or stream.forth, little_endian=self.l16_little_endian)
         except refusals.Refusal as refusal:
-            raise BadDocument(f"<Stream>: {refusal.detail}") from None
+            raise _failure(refusal) from None
 
     def channel(self, call: DocumentCall, verb: StreamVerb) -> Channel:
         ear = self.ear(verb)
-        if call.media.ear not in (None, ear):
-            raise BadDocument("busyhour's twin does not change the codec of the caller's ear within a call")
         parties = {"user_id": self.account_sid, "call_control_id": call.sid}
 
         def start() -> Mapping[str, Any]:
@@ -98,7 +100,7 @@ class TexmlProvider:
             return {**parties, "call_session_id": call.sid, **numbers, "client_state": None}
 
         try:
-            return channel(
+            made = channel(
                 _asked(verb),
                 stream_id=drawn_uuid(call.random),
                 start=start,
@@ -108,7 +110,13 @@ class TexmlProvider:
                 name=verb.name,
             )
         except refusals.Refusal as refusal:
-            raise BadDocument(f"<Stream>: {refusal.detail}") from None
+            raise _failure(refusal) from None
+        if call.media.ear in (None, ear):
+            return made
+        if made.deaf:  # nothing of it is heard: it hears what the leg hears, in its own codec
+            assert call.media.ear is not None
+            return replace(made, ear=call.media.ear)
+        raise CallFailed(TWIN_CANNOT, "busyhour's twin does not change the codec of the caller's ear within a call")
 
     def key(self, digit: str) -> Mapping[str, Any]:
         return {"occurred_at": utc_now(), "dtmf": {"digit": digit}}
@@ -165,8 +173,14 @@ class TexmlProvider:
         return refusals.ended()
 
 
+def _failure(refusal: refusals.Refusal) -> BadDocument | CallFailed:
+    """What a <Stream> is that would be refused as a command: the agent's mistake, or more than the twin can."""
+    detail = f"<Stream>: {refusal.detail}"
+    return CallFailed(TWIN_CANNOT, detail) if isinstance(refusal, refusals.Unsupported) else BadDocument(detail)
+
+
 def _asked(verb: StreamVerb) -> params.Stream:
-    """What the noun asks for, checked as the same wish of a command is. Raises BadDocument."""
+    """What the noun asks for, checked as the same wish of a command is. Raises BadDocument, CallFailed."""
     body: dict[str, Any] = {PARAMETERS[name]: value for name, value in verb.attributes.items() if name in PARAMETERS}
     rate = verb.attributes.get("bidirectionalSamplingRate", "8000")
     body["stream_bidirectional_sampling_rate"] = int(rate) if rate.isdecimal() and len(rate) < 9 else rate
@@ -174,7 +188,7 @@ def _asked(verb: StreamVerb) -> params.Stream:
     try:
         stream = params.stream(body, call_codec="PCMU", required=True)
     except refusals.Refusal as refusal:
-        raise BadDocument(f"<Stream>: {refusal.detail}") from None
+        raise _failure(refusal) from None
     assert stream is not None
     return stream
 
@@ -211,6 +225,7 @@ class TeXML:
     account_sid: str = field(init=False)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
     vices: ClassVar[frozenset[Kind]] = VICES
 
     def __post_init__(self) -> None:
@@ -245,11 +260,15 @@ class TeXML:
             finally:
                 self._exchange = None
 
+    def of_share(self, share: Share) -> TeXML:
+        part = replace(self, port=0)
+        part._share = share
+        return part
+
     def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         if self._exchange is None:
             raise not_running(self.name)
-        self._dialled += 1
-        random = Random(f"texml call {self.seed}/{self._dialled}")
+        self._dialled, random = next_call(f"texml call {self.seed}", self._dialled, self._share, _call_sid)
         return dialled(self._exchange, target, call, webhook_path=self.webhook_path, random=random)
 
     def drain(self, now_ns: int) -> Sequence[Sample]:
@@ -272,3 +291,7 @@ class TeXML:
             status_events=self.status_events,
             fallback_path=self.fallback_path,
         )
+
+
+def _call_sid(random: Random) -> str:
+    return Ids.drawn(random).control

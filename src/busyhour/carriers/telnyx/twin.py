@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import ClassVar
 
 from busyhour.carriers.background import Background
 from busyhour.carriers.endings import TransferEnd
 from busyhour.carriers.line import CallerLine
-from busyhour.carriers.places import drawn_uuid
+from busyhour.carriers.places import drawn_uuid, next_call
 from busyhour.carriers.serving import SETTLE_SECONDS, client, not_running, serving
 from busyhour.carriers.telnyx.call import Call
 from busyhour.carriers.telnyx.commands import application
-from busyhour.carriers.telnyx.exchange import Exchange, Manners
+from busyhour.carriers.telnyx.exchange import Exchange, Ids, Manners
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.params import Format, Stream
 from busyhour.carriers.telnyx.webhooks import Habits, Signature, Signer, Webhooks
 from busyhour.disturbance import COMMANDS, MEDIA, WEBHOOKS, Kind
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint, Sample
+from busyhour.share import WHOLE, Share
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,6 +60,7 @@ class Telnyx:
     public_key: str = field(init=False)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
     vices: ClassVar[frozenset[Kind]] = MEDIA | COMMANDS | WEBHOOKS
 
     def __post_init__(self) -> None:
@@ -99,6 +101,11 @@ class Telnyx:
                     self._exchange = None
                     await _released(exchange)
 
+    def of_share(self, share: Share) -> Telnyx:
+        part = replace(self, port=0)
+        part._share = share
+        return part
+
     def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         return self._dial(target, call)
 
@@ -106,8 +113,7 @@ class Telnyx:
     async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[CallerLine]:
         exchange = _running(self._exchange, self.name)
         await exchange.studio.wheel.admitted()
-        self._dialled += 1
-        random = Random(f"telnyx call {self.seed}/{self._dialled}")
+        self._dialled, random = next_call(f"telnyx call {self.seed}", self._dialled, self._share, _call_control_id)
         webhook_url = target.url.rstrip("/") + self.webhook_path
         call = Call(exchange, setup, target.url, webhook_url, random)
         exchange.calls[call.ids.control] = call
@@ -164,6 +170,7 @@ class TelnyxStream:
     custom_parameters: Mapping[str, str] = field(default_factory=dict)
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
     vices: ClassVar[frozenset[Kind]] = MEDIA
 
     @asynccontextmanager
@@ -192,6 +199,11 @@ class TelnyxStream:
                 self._exchange = None
                 await _released(exchange)
 
+    def of_share(self, share: Share) -> TelnyxStream:
+        part = replace(self)
+        part._share = share
+        return part
+
     def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         return self._dial(target, call)
 
@@ -199,8 +211,8 @@ class TelnyxStream:
     async def _dial(self, target: Endpoint, setup: CallSetup) -> AsyncIterator[CallerLine]:
         exchange = _running(self._exchange, self.name)
         await exchange.studio.wheel.admitted()
-        self._dialled += 1
-        call = Call(exchange, setup, target.url, "", Random(f"telnyx call {self.seed}/{self._dialled}"))
+        self._dialled, random = next_call(f"telnyx call {self.seed}", self._dialled, self._share, _call_control_id)
+        call = Call(exchange, setup, target.url, "", random)
         exchange.calls[call.ids.control] = call
         rate_hz = (self.rate_hz or 16000) if setup.codec == "L16" else 8000
         audio = Format(setup.codec, rate_hz)
@@ -222,6 +234,10 @@ class TelnyxStream:
     def drain(self, now_ns: int) -> Sequence[Sample]:
         """How late the frames were sent since the last call."""
         return self._exchange.studio.wheel.drain(now_ns) if self._exchange is not None else []
+
+
+def _call_control_id(random: Random) -> str:
+    return Ids.drawn(random).control
 
 
 async def _released(exchange: Exchange) -> None:

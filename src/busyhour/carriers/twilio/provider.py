@@ -33,11 +33,12 @@ ERRORS: Mapping[str, str] = {
     "12200": "Schema validation warning",
     "12300": "Invalid Content-Type",
     "13223": "Dial: Invalid phone number format",
+    "13310": "Gather: Invalid finishOnKey value",
     "31920": "Stream - WebSocket - Handshake Error",
     "31921": "Stream - WebSocket - Close Error",
     "31924": "Stream - WebSocket - Protocol Error",
 }
-ELSEWHERE = frozenset({"Echo", "Enqueue", "Gather", "Leave", "Pay", "Prompt", "Queue", "Record", "Refer", "Sms"})
+ELSEWHERE = frozenset({"Echo", "Enqueue", "Leave", "Pay", "Prompt", "Queue", "Record", "Refer", "Sms"})
 
 
 TWIML = Grammar(name="TwiML", elsewhere=ELSEWHERE)
@@ -125,6 +126,7 @@ class TwilioProvider:
             deaf="" if verb.two_way else one_way,
             track=verb.track,
             name=verb.name or stream_sid,
+            keys=verb.two_way,  # "DTMF is not yet supported with unidirectional Media Streams"
             headers=self._handshake(call, url),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import ClassVar
 
@@ -12,11 +12,13 @@ from busyhour.carriers.documents.exchange import Exchange, Manners
 from busyhour.carriers.documents.office import VICES, dialled, opened
 from busyhour.carriers.endings import TransferEnd
 from busyhour.carriers.line import CallerLine
+from busyhour.carriers.places import next_call
 from busyhour.carriers.serving import not_running
 from busyhour.carriers.twilio.provider import API_VERSION, TwilioProvider, sid
 from busyhour.carriers.twilio.signing import Signature, Signer
 from busyhour.disturbance import Kind
 from busyhour.model import CallSetup, Endpoint, Sample
+from busyhour.share import WHOLE, Share
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,6 +51,7 @@ class Twilio:
     jitter_buffer_ms: int = 0
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
     vices: ClassVar[frozenset[Kind]] = VICES
 
     def __post_init__(self) -> None:
@@ -77,11 +80,15 @@ class Twilio:
             finally:
                 self._exchange = None
 
+    def of_share(self, share: Share) -> Twilio:
+        part = replace(self, port=0)
+        part._share = share
+        return part
+
     def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
         if self._exchange is None:
             raise not_running(self.name)
-        self._dialled += 1
-        random = Random(f"twilio call {self.seed}/{self._dialled}")
+        self._dialled, random = next_call(f"twilio call {self.seed}", self._dialled, self._share, _call_sid)
         return dialled(self._exchange, target, call, webhook_path=self.webhook_path, random=random)
 
     def drain(self, now_ns: int) -> Sequence[Sample]:
@@ -98,3 +105,7 @@ class Twilio:
             status_events=self.status_events,
             fallback_path=self.fallback_path,
         )
+
+
+def _call_sid(random: Random) -> str:
+    return sid("CA", random)

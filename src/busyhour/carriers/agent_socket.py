@@ -1,0 +1,242 @@
+"""A WebSocket that a carrier dials at the agent: opened, kept within bounds, closed; what is said on it, others know.
+
+What arrives is stamped in the frame callback, before anything of it is read. A telephone waits for nobody: what the
+agent does not read is not queued beyond the buffer of the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from busyhour.model import SECOND, Clock
+
+FRAMES_PER_SECOND_MAX = 2000
+BACKLOG_BYTES_MAX = 1 << 20
+CLOSE_SECONDS = 1.0
+CLEAN_CODES = (WSCloseCode.NO_INFO, WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+SHOWN_CHARACTERS = 120
+
+# picows reports disconnects to a logger; without a handler Python would print them on the terminal of the run.
+LOGGER = logging.getLogger("busyhour.media_socket")
+LOGGER.addHandler(logging.NullHandler())
+
+
+class Refused(Exception):
+    """The agent's socket could not be opened; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a socket was closed; `clean` if the agent took its leave."""
+
+    clean: bool
+    how: str
+
+
+class Hearer(Protocol):
+    """Whom the socket tells what it hears."""
+
+    def socket_opened(self, at_ns: int) -> None:
+        """Called before anything is heard, so that nothing the agent says at once is lost."""
+        ...
+
+    def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None:
+        """A whole message, TEXT or BINARY; how long it may be is the hearer's to say."""
+        ...
+
+    def broke(self, detail: str) -> None:
+        """The agent broke the protocol beyond repair: nothing more is heard of it. Called once."""
+        ...
+
+
+class _Nobody:
+    """Who hears a socket that is over: it and its hearer would else keep one another alive, and during a run the
+    garbage collector is held off."""
+
+    def socket_opened(self, at_ns: int) -> None: ...
+
+    def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None: ...
+
+    def broke(self, detail: str) -> None: ...
+
+
+class AgentSocket(WSListener):
+    """`open`, then `send`, then `close`; `closed` tells how it ended.
+
+    bytes_max: of a message that comes in pieces. named: what it is called in messages.
+    """
+
+    def __init__(self, *, hearer: Hearer, clock: Clock, bytes_max: int, named: str) -> None:
+        self._hearer: Hearer = hearer
+        self._now_ns = clock.now_ns
+        self._bytes_max = bytes_max
+        self._named = named
+        self._transport: WSTransport | None = None
+        self._congested = False
+        self._deaf = False
+        self._closing = False
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._parts_kind = WSMsgType.TEXT
+        self._second = 0
+        self._frames_in_second = 0
+
+    # ------------------------------------------------------------ to the agent
+
+    async def open(self, url: str, *, headers: Mapping[str, str], timeout_seconds: float) -> None:
+        """Connect. Raises Refused."""
+        try:
+            await self._connect(url, headers, timeout_seconds)
+        except (WSError, OSError, TimeoutError, ValueError) as failure:
+            self._hearer = _Nobody()
+            raise Refused(f"{url}: {failure or type(failure).__name__}") from failure
+        if self._transport is None:  # picows takes it for a connection that was opened and closed
+            self._hearer = _Nobody()
+            raise Refused(f"{url}: the connection was closed before the WebSocket handshake was answered")
+
+    async def _connect(self, url: str, headers: Mapping[str, str], timeout_seconds: float) -> None:
+        # A laboratory certificate is nobody's to verify: what is measured is the agent, on a network of ours.
+        context = ssl.create_default_context() if url.startswith("wss:") else None
+        if context is not None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        await ws_connect(
+            lambda: self,
+            url,
+            ssl_context=context,
+            websocket_handshake_timeout=timeout_seconds,
+            logger_name=LOGGER,
+            # More than we allow: what is too long arrives and can be named, what is absurd never does.
+            max_frame_size=4 * self._bytes_max,
+            extra_headers=dict(headers),
+            max_redirects=0,
+        )
+
+    @property
+    def opened(self) -> bool:
+        return self._transport is not None
+
+    @property
+    def writable(self) -> bool:
+        return self._transport is not None and not self._closing
+
+    @property
+    def congested(self) -> bool:
+        """The agent does not read: of what comes every 20 ms nothing is to be sent."""
+        return self._congested
+
+    @property
+    def full(self) -> bool:
+        """Nothing at all is to be sent any more."""
+        if self._transport is None or not self._congested:
+            return False
+        return self._transport.underlying_transport.get_write_buffer_size() > BACKLOG_BYTES_MAX
+
+    def send(self, kind: WSMsgType, message: bytes) -> None:
+        """Harmless on a closed socket."""
+        if self._transport is not None and not self._closing:
+            self._transport.send(kind, message)
+
+    def close(self, code: WSCloseCode = WSCloseCode.OK) -> None:
+        """Close it from our side, and break it off if that takes long; what arrives from now on is not heard."""
+        if self._closing:
+            return
+        self._closing = self._deaf = True
+        self._hearer = _Nobody()
+        if self._transport is not None:
+            self._transport.send_close(code)
+            self._transport.disconnect()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.disconnect, False)
+
+    async def closed(self) -> Closed:
+        """Wait until it is closed. An exception of our own callbacks is raised here: it is a bug."""
+        try:
+            return await self._disconnected()
+        finally:
+            self._hearer = _Nobody()
+
+    async def _disconnected(self) -> Closed:
+        assert self._transport is not None
+        try:
+            await self._transport.wait_disconnected()
+        except WSError as failure:  # the agent broke RFC 6455, or sent a frame beyond every limit
+            detail = f"websocket: {failure.args[-1] if failure.args else failure}"
+            if not self._closing:
+                self.give_up(detail)
+            return Closed(False, detail)
+        handshake = self._transport.close_handshake
+        received = handshake.recv if handshake is not None else None
+        if received is None:
+            return Closed(False, f"the {self._named} broke without a close frame")
+        code = f"{WSCloseCode(received.code).value} {received.reason or ''}".strip()
+        return Closed(received.code in CLEAN_CODES, f"the agent closed the {self._named} ({code})")
+
+    # ------------------------------------------------------------ from the agent (picows calls these)
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        if self._closing:  # the call ended while we were connecting
+            transport.disconnect(False)
+        else:
+            self._hearer.socket_opened(self._now_ns())
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        at_ns = self._now_ns()
+        kind = frame.msg_type
+        if kind == WSMsgType.CLOSE:
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+        elif self._deaf or kind == WSMsgType.PONG:
+            pass
+        elif self._flooded(at_ns):
+            self.give_up(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
+        elif frame.fin and not self._parts:
+            self._hearer.heard(kind, frame.get_payload_as_bytes(), at_ns)
+        else:
+            self._fragment(frame, at_ns)
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+
+    def _flooded(self, at_ns: int) -> bool:
+        second = at_ns // SECOND
+        if second != self._second:
+            self._second = second
+            self._frames_in_second = 0
+        self._frames_in_second += 1
+        return self._frames_in_second > FRAMES_PER_SECOND_MAX
+
+    def _fragment(self, frame: WSFrame, at_ns: int) -> None:
+        if not self._parts:
+            self._parts_kind = frame.msg_type
+        self._parts.append(frame.get_payload_as_bytes())
+        self._parts_bytes += frame.payload_size
+        if self._parts_bytes > self._bytes_max:
+            self.give_up(f"a fragmented message of more than {self._bytes_max} bytes")
+        elif frame.fin:
+            whole = b"".join(self._parts)
+            self._parts.clear()
+            self._parts_bytes = 0
+            self._hearer.heard(self._parts_kind, whole, at_ns)
+
+    def give_up(self, detail: str) -> None:
+        """Hear nothing more of the agent."""
+        if not self._deaf:
+            self._deaf = True
+            self._hearer.broke(detail)
+
+
+def shown(raw: bytes) -> str:
+    """The beginning of a message, fit for a person."""
+    text = raw[:SHOWN_CHARACTERS].decode(errors="replace")
+    return text + "..." if len(raw) > SHOWN_CHARACTERS else text
