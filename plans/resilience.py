@@ -285,7 +285,8 @@ class Demands:
         self._told_apart([worst], self._defect("failover_loses_settings:3", "llm HTTP 500", may=silent))
         trusting = self._defect("tts_zero_audio_trusted", "tts no audio", may=[*silent, sensible, failover, learned])
         self._told_apart([missed], trusting)
-        forgetful = self._defect("no_replay", "llm HTTP 500", may=[*silent, failover, learned], BREAKER_FAILURES="1000")
+        often = {"BREAKER_OPEN_SECONDS": "1"}  # a turn is lost whenever the failing vendor is tried again
+        forgetful = self._defect("no_replay", "llm HTTP 500", may=[*silent, failover, learned, recovery], **often)
         self._told_apart([missed], forgetful)
         self._told_apart([sensible], self._defect("truncate_ignored", "llm cut off", may=[failover]))
         self._told_apart([failover], self._defect("no_failover", "llm HTTP 500", may=[*silent, learned]))
@@ -303,7 +304,9 @@ class Demands:
         self.gates += [transferred, survival, worst, spoken]
         sound = self._variation("warm_up:150 when all fail", [models.name, voices.name], DEFECT="warm_up:150")
         alone = self._variation("nobody to transfer to", [models.name], TRANSFER_NUMBER="", may=[worst])
-        rude = self._variation("hang_up_early:0.9 when all fail", [voices.name], DEFECT="hang_up_early:0.9")
+        rude = self._variation(
+            "hang_up_early:0.9 when all fail", [voices.name], DEFECT="hang_up_early:0.9", may=[spoken]
+        )
         self.controls += [Control(transferred, red=alone, benign=sound), Control(survival, red=rude, benign=sound)]
         endless = self._variation(
             "llm_no_token_timeout_off when all fail",
@@ -382,7 +385,7 @@ class Demands:
         **environment: str,
     ) -> Variation:
         """One object for the same phases, so that gates which share a variation share its run."""
-        key = (name, *phases)
+        key = (name, *phases, *environment.values())
         if key not in self._variations:
             changed = [_crowded(self._by_name[phase]) for phase in phases] if crowd else []
             agent = started_by(self._agent, **environment)

@@ -136,6 +136,19 @@ def test_a_gate_that_fails_without_cause_is_unproven_until_the_cause_is_named(pl
     assert ("failed without cause under slow" in out) == (status == "UNPROVEN")
 
 
+def test_a_gate_that_is_not_being_proven_fails_with_cause_under_its_own_control(plan, capsys) -> None:  # type: ignore[no-untyped-def]
+    text = plan.read_text().replace('red=Variation(name="slow", services=[carrier(150)])', "red=slow")
+    slow = """    slow = Variation(name="slow", services=[carrier(150)])
+    mean = AtMost(response_latency(talk, q=0.5), 100, "ms")
+    return Plan("""
+    text = text.replace("    return Plan(", slow).replace("gates=[latency", "gates=[mean, latency")
+    plan.write_text(text.replace("controls=[", "controls=[Control(mean, red=slow, benign=fine),"))
+    assert main(["prove", str(plan), "--only", "p95"]) == 0
+    out = capsys.readouterr().out
+    assert "slow f F" in out
+    assert "no gate failed without cause" in out
+
+
 # ---------------------------------------------------------------- wrong input
 
 

@@ -54,6 +54,17 @@ def test_calls_that_say_the_same_at_the_same_time_are_told_apart_by_when_each_at
     assert (found.n, found.value) == (3, pytest.approx(1.3))
 
 
+def test_of_calls_that_fail_within_a_moment_of_each_other_each_has_failed_over_by_itself() -> None:
+    said, ends = "Thank you for calling.", (12.148, 13.295, 13.288, 14.728)
+    stalls = [
+        witnessed("tts", "first", at, outcome="stall", seconds=end - at, text=said)
+        for at, end in zip((10.651, 11.807, 11.814, 13.241), ends, strict=True)  # the last begins as others fail
+    ]
+    served = [witnessed("tts", "second", end + 0.001, first_ms=50, text=said) for end in ends]
+    found = failover_time("steady", CHAIN)(whole_run(stalls, served))
+    assert (found.n, found.value) == (4, pytest.approx(1.548, abs=0.012))
+
+
 def test_a_client_whose_caller_spoke_on_has_not_failed_over() -> None:
     left = witnessed("llm", "first", 10, outcome="client closed", first_ms=None, seconds=0.2, prompt="i would like")
     assert failover(left, witnessed("llm", "first", 14, prompt="i would like an appointment")) is None

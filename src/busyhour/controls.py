@@ -39,14 +39,16 @@ class _Trial:
     phases: Sequence[str]
 
     def row(self, judgement: Judgement, plan: Plan) -> Row:
-        """A gate on the harness that fails says that the harness was late, whatever the variation: that has a cause."""
+        """A gate on the harness that fails says that the harness was late, whatever the variation: that has a cause. So
+        has a gate that is not being proven now and has this variation for its own."""
         verdicts = [*judgement.validity, *judgement.verdicts]
+        others = [control.gate for control in plan.controls if control.red is self.variation]
         return Row(
             variation=self.variation.name,
             outcomes={verdict.gate: verdict.outcome for verdict in verdicts},
             red_for=frozenset(c.gate.name for c in self.controls if c.red is self.variation),
             benign_for=frozenset(c.gate.name for c in self.controls if c.benign is self.variation),
-            may_redden=frozenset(gate.name for gate in (*self.variation.may_redden, *plan.valid_if)),
+            may_redden=frozenset(gate.name for gate in (*self.variation.may_redden, *plan.valid_if, *others)),
         )
 
 

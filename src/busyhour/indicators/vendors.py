@@ -48,6 +48,7 @@ class _Attempt:
     from what was slow or because its caller spoke on."""
 
     words: tuple[str, ...]
+    who: str
     asked_ns: int
     failed_ns: int
     left: bool
@@ -58,8 +59,8 @@ class Failover:
     """Seconds from a failed request to the first token or sound of what was served instead, by any of `services`.
 
     What is served instead is known by its words (the same prompt, or a text that goes on in the other) and by its time:
-    it is asked for when the failed one is over, and of several in progress it belongs to the one that failed last. A
-    client that went away by itself has failed over only if it asks elsewhere at once. What was never served is
+    it is asked for when the failed one is over, and of several in progress it belongs to the one that failed nearest to
+    that. A client that went away by itself has failed over only if it asks elsewhere at once. What was never served is
     infinitely long, unless the run was cut off in mid-phase. A vendor that refuses the connection leaves no row, and so
     no reading here.
     """
@@ -79,15 +80,16 @@ class Failover:
         for row in rows:
             asked = tuple(words(str(row.detail.get("prompt") or row.detail.get("text") or "")))
             over = [one for one in waiting if _asked_after(row, one) and _goes_on(one.words, asked)]
-            last = max(over, key=lambda one: one.failed_ns, default=None)
+            last = min(over, key=lambda one: abs(row.due_ns - one.failed_ns), default=None)
             if last is not None and last.left and not _at_once(row, last):
                 waiting.remove(last)  # its caller had spoken on
                 last = None
             if not served(row):
                 self._failed(row, asked, last, waiting)
             elif last is not None:
-                # An utterance may have failed sentence by sentence: all of it is served by this one.
-                done = [one for one in over if one is last or _at_once(row, one)]
+                # An utterance may have failed sentence by sentence: all of it is served by this one. What has the very
+                # same words is another call's.
+                done = [one for one in over if one is last or (_at_once(row, one) and one.words != last.words)]
                 waiting = [one for one in waiting if not any(one is other for other in done)]
                 since_ns = min(one.asked_ns for one in done)
                 yield Reading(max(0, (first_ns(row) or row.due_ns) - since_ns) / SECOND, row.id)
@@ -99,13 +101,14 @@ class Failover:
         """Another failure of what was waiting, if it came at once (a retry, the next vendor); else a new one's."""
         failed_ns, left = row.ended_ns or row.due_ns, row.outcome == "client closed"
         if last is None or not _at_once(row, last):
-            waiting.append(_Attempt(asked, row.due_ns, failed_ns, left))
+            waiting.append(_Attempt(asked, row.who, row.due_ns, failed_ns, left))
         else:
-            last.failed_ns, last.left = failed_ns, last.left and left
+            last.who, last.failed_ns, last.left = row.who, failed_ns, last.left and left
 
 
 def _asked_after(row: Operation, one: _Attempt) -> bool:
-    return row.due_ns + _AT_ONCE_NS >= one.failed_ns
+    slack_ns = 0 if row.who == one.who else _AT_ONCE_NS  # of another vendor the twin hears first
+    return row.due_ns + slack_ns >= one.failed_ns
 
 
 def _at_once(row: Operation, one: _Attempt) -> bool:
