@@ -28,6 +28,7 @@ bench: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/media.py
 	$(BIN)/python benchmarks/twins.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/recording.py
 
 clean-runs: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/clean_runs.py 20

@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.plans.crowded import Crowded, made
 
 from busyhour.capacity import Capacity, Seen, Settings, find, lines_of, report, told
+from busyhour.capacity.command import exit_code
 from busyhour.capacity.level import phase_of
 from busyhour.clock import VirtualClock
 from busyhour.conduct import Conducted
@@ -20,7 +21,9 @@ from busyhour.errors import ServiceError
 from busyhour.journal import Journal, open_run
 from busyhour.model import Endpoint, Outcome, Plan
 from busyhour.planfile import PlanFile
+from busyhour.preflight import Room
 from busyhour.statistics.capacity import Limit, Search
+from busyhour.statistics.scalability import fit
 
 
 @dataclass
@@ -129,8 +132,9 @@ def test_the_sentence_tells_all_that_is_asked_for(tmp_path: Path) -> None:
     found, seen = searched(tmp_path)
     text = "\n".join(lines_of(found))
     assert "talk: 23 at once pass all 2 gates (2 runs), 24 fail (rate of successful calls in talk is" in text
-    assert "errors: " in text
-    assert "busy" in text
+    assert "on refusals: agent turned " in text
+    assert "calls away (busy " in text
+    assert "which is a limit of its own" in text
     assert "Calls@SLO: 50" in text or "Calls@SLO: 51" in text or "Calls@SLO: 49" in text
     assert "Each further call costs agent 0.5" in text or "Each further call costs agent 0.4" in text
     assert "Universal Scalability Law" in text
@@ -175,11 +179,23 @@ def test_a_target_that_is_not_exhausted_is_said_to_have_more(tmp_path: Path) -> 
 
 
 def test_a_gate_that_fails_while_a_twin_is_exhausted_says_nothing_of_the_target(tmp_path: Path) -> None:
-    found, _ = searched(tmp_path, carrier_cpu_pct=4.2)  # of a core for each call: 23 are 97 %
+    found, _ = searched(tmp_path, beyond="slows", carrier_cpu_pct=4.2)  # of a core for each call: 23 are 97 %
     assert (found.answer.passed, found.answer.limit, found.outcome) == (23, Limit.HARNESS, Outcome.INVALID)
     text = "\n".join(lines_of(found))
-    assert "24 are more than the harness can place" in text
+    assert f"{found.answer.bound} are more than the harness can place" in text
     assert "which is of the harness and not of the target" in text
+
+
+def test_who_is_turned_away_is_not_charged_to_a_twin_that_is_exhausted(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path, beyond="refuses", carrier_cpu_pct=4.2)
+    assert (found.answer.passed, found.answer.limit) == (23, Limit.TARGET)
+
+
+def test_where_the_machine_has_no_room_for_more_the_answer_says_so(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, search=Search(16, resolution=0), fits=Room(16, "each takes two of 32 files"))
+    found, _ = searched(tmp_path, settings=settings)
+    assert (found.answer.passed, found.answer.limit) == (16, Limit.ASKED)
+    assert "and more than 16 were not tried: each takes two of 32 files;" in "\n".join(lines_of(found))
 
 
 def test_stopped_it_tells_what_is_known(tmp_path: Path) -> None:
@@ -187,6 +203,41 @@ def test_stopped_it_tells_what_is_known(tmp_path: Path) -> None:
     assert len(seen) == 6
     assert (found.answer.limit, found.outcome) == (Limit.UNFINISHED, Outcome.INCONCLUSIVE)
     assert "at once pass all 2 gates (1 run), and the search was not finished" in "\n".join(lines_of(found))
+
+
+def test_memory_that_does_not_grow_with_the_calls_has_no_price(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path)
+    lighter = [
+        replace(one, reading=replace(one.reading, memory_mb={"agent": 50 - 0.1 * one.level.at_once}))
+        for one in found.seen
+    ]
+    assert "Each further call costs agent no memory that could be seen." in lines_of(replace(found, seen=lighter))
+
+
+@pytest.mark.parametrize(
+    ("levels", "throughput", "words"),
+    [
+        ([1, 10, 20], [1.0, 8.0, 11.0], "too few levels, or too near to each other, to tell a knee ("),
+        ([1, 2, 2, 3], [1.0, 1.9, 2.3, 2.6], "too few levels, or too near to each other, to tell a knee ("),
+        ([1, 2, 4, 8, 16], [3.0, 6.0, 12.0, 24.0, 48.0], "no knee, none below "),
+        ([1, 5, 10, 20, 30, 40], [1.0, 4.9, 9.1, 14.8, 16.9, 16.8], "the knee is at 3"),
+    ],
+)
+def test_a_knee_is_told_only_where_the_levels_tell_it(
+    tmp_path: Path, levels: list[float], throughput: list[float], words: str
+) -> None:
+    found, _ = searched(tmp_path, stops_after=3)
+    told_ = list(lines_of(replace(found, law=fit(levels, throughput))))
+    assert [words in line for line in told_ if line.startswith("Universal Scalability Law: ")] == [True], told_
+
+
+@pytest.mark.parametrize(("at_least", "code"), [(4, 2), (5, 2), (100, 2)])
+def test_a_demand_is_not_met_by_a_level_that_was_not_confirmed(tmp_path: Path, at_least: int, code: int) -> None:
+    """Stopped when it had held 16 calls once, and failed none."""
+    found, seen = searched(tmp_path, stops_after=6)
+    assert [one.level.name for one in seen if one.outcome is Outcome.PASS][-1] == "hold 16"
+    assert exit_code(found, at_least) == code
+    assert exit_code(replace(found, seen=[*found.seen, found.seen[-1]]), 16) == 0
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

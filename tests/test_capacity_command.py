@@ -1,10 +1,12 @@
 """`busyhour capacity` as a user meets it: what it prints, its exit codes, how it ends, what it says of wrong input."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from tests.journeys.runs import PLAN as WIRE
 from tests.journeys.runs import busyhour, until
 
 from busyhour.cli import main
@@ -52,6 +54,24 @@ def test_gates_that_fail_at_one_call_are_said_at_once(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert "talk: gates fail at one call, so there is no capacity to look for (p90 response latency in talk is" in out
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_target_that_dies_at_the_first_call_is_said_to_have_died(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    words = ["capacity", str(WIRE), "-o", "mischief=dies in a call", "--phase", "talk", "--journals", str(tmp_path)]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert "talk: gates fail at one call, so there is no capacity to look for (the target stayed up: agent " in out
+    assert "exited with 7; its last lines: out of ideas" in out
+    assert len(list(tmp_path.iterdir())) == 1  # it was not called again
+
+
+def test_a_target_that_does_not_start_is_a_service_error(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    words = ["capacity", str(WIRE), "-o", "mischief=dies at start", "--phase", "talk", "--journals", str(tmp_path)]
+    assert main(words) == 69
+    captured = capsys.readouterr()
+    assert "exited with 1 when it was started; its last lines:\n    no API key: set AGENT_KEY" in captured.err
+    assert "Traceback" not in captured.err
+    assert re.fullmatch(r"phase talk, up to \d+ calls at once\n", captured.out)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

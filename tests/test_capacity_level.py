@@ -1,5 +1,7 @@
 """The parts of a level: how callers come, which phase is searched, what fits into the machine, what it broke on."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.plans.crowded import Crowded, made
 
+from busyhour.capacity.files import Fullest
 from busyhour.capacity.level import Held, Level, gates_of, phase_of, plan_at
-from busyhour.capacity.reading import Reading, cause
-from busyhour.capacity.room import DESCRIPTORS_A_CALL, fitting, room, targets_room
+from busyhour.capacity.reading import Files, Reading, cause
+from busyhour.carriers.memory import MemoryService
 from busyhour.clock import VirtualClock
 from busyhour.errors import PlanError
 from busyhour.faults.process import BlockLoop
-from busyhour.model import SECOND, Due, Plan
+from busyhour.model import SECOND, Due, Endpoint, Plan, Workload
 from busyhour.probes.process import Process
+from busyhour.workloads.http import Get, Http
+from busyhour.workloads.idle import Idle
 
 
 @pytest.fixture
@@ -84,6 +89,13 @@ def test_the_first_conversation_without_faults_is_searched(plan: Plan) -> None:
         phase_of(replace(plan, phases=[plan.phases[0], broken]))
 
 
+@pytest.mark.parametrize("workload", [Http([Get("/")]), Idle(1)])
+def test_a_phase_without_calls_is_refused(plan: Plan, workload: Workload) -> None:
+    quiet = replace(plan.phases[1], workload=workload)
+    with pytest.raises(PlanError, match=r"--phase talk: its workload is \w+, and what is searched for is a number"):
+        phase_of(replace(plan, phases=[plan.phases[0], quiet]), "talk")
+
+
 def test_a_phase_that_no_gate_reads_is_refused(plan: Plan) -> None:
     with pytest.raises(PlanError, match="no gate of the plan reads the phase 'talk' alone"):
         phase_of(replace(plan, gates=[gate for gate in plan.gates if gate.phases == ("greeting",)]))
@@ -102,36 +114,32 @@ def test_the_processes_of_every_service_are_watched_once(plan: Plan) -> None:
     own = replace(plan, probes=[Process(plan.target)])
     for one in (plan, own):
         varied = plan_at(one, phase_of(one), Level(at_once=2, call_seconds=1))
-        assert sorted(probe.service for probe in varied.probes) == ["agent", "carrier"]
+        watched = [probe for probe in varied.probes if isinstance(probe, Process)]
+        assert sorted(probe.service for probe in watched) == ["agent", "carrier"]
 
 
 # ---------------------------------------------------------------- what fits
 
 
-def test_what_fits_is_bounded_by_descriptors_or_by_ports() -> None:
-    few = fitting(descriptors=1024, most_descriptors=4096, open_files=24, ports=28_232)
-    assert few.calls == (1024 - 24 - 100) // DESCRIPTORS_A_CALL
-    assert "`ulimit -n 4096`" in few.because
-    many = fitting(descriptors=10**6, most_descriptors=10**6, open_files=24, ports=28_232)
-    assert many.calls == 27_232
-    assert "ip_local_port_range" in many.because
-    assert fitting(descriptors=64, most_descriptors=64, open_files=24, ports=28_232).calls == 0
+def test_the_process_nearest_to_its_limit_of_files_is_watched() -> None:
+    fills = "import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+    fills += "files = [os.dup(0) for _ in range(40)]; print(flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {fills!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        found = Fullest(MemoryService("agent")).read(Endpoint("", (shell.pid,)))
+        shell.stdin.write(b"\n")
+    assert found["fullest_fds_limit"] == 64
+    assert 43 <= found["fullest_fds"] <= 60
+    assert Fullest(MemoryService("agent")).read(Endpoint("", (shell.pid,))) == {}
 
 
-def test_more_than_fit_are_refused_with_the_number_that_fits() -> None:
-    fits = room()
-    fits.demand(1)
-    with pytest.raises(PlanError, match=f"--most {fits.calls + 1}: only {fits.calls} calls at once fit"):
-        fits.demand(fits.calls + 1)
-
-
-def test_the_targets_own_descriptors_are_known_once_two_levels_were_seen() -> None:
-    assert targets_room({1: 30}, 1024) is None
-    assert targets_room({1: 30, 10: 30}, 1024) is None
-    fits = targets_room({1: 30, 11: 80}, 1024)
-    assert fits is not None
-    assert fits.calls == 1 + (1024 - 100 - 30) // 5
-    assert "opens 5.0 files for each call" in fits.because
+def test_a_ramp_piles_up_no_more_than_there_is_room_for(plan: Plan) -> None:
+    steep = Level(at_once=30, open_loop=True, call_seconds=1)
+    room = [plan_at(plan, phase_of(plan), steep, places=places).phases[0].at_once for places in (None, 1000, 150, 20)]
+    assert room == [300, 300, 150, 30]
 
 
 # ---------------------------------------------------------------- what it broke on
@@ -159,6 +167,24 @@ def reading(**changes: object) -> Reading:
             False,
         ),
         ({"cores": {"agent": 1.5}, "processes": {"agent": 3}}, "lateness, while agent uses 1.5 cores", False),
+        (
+            {"failed": {"rejected": 3, "lost": 1}, "cores": {"agent": 0.4, "tts": 0.99}},
+            "refusals: agent turned 3 of 40 calls away (rejected 3), which is a limit of its own",
+            False,
+        ),
+        (
+            {"failed": {"busy": 3}, "cores": {"agent": 0.97}},
+            "CPU: agent uses 0.97 cores with 1 process, and turned 3 of 40 calls away (busy 3)",
+            False,
+        ),
+        ({"failed": {"no answer": 3, "busy": 1}}, "errors: 4 of 40 calls failed (no answer 3, busy 1)", False),
+        (
+            {"failed": {"rejected": 3}, "cores": {"agent": 0.97}, "files": {"agent": Files(1000, 1024)}},
+            "files: a process of agent has 1000 open and may have 1024 (`ulimit -n`)",
+            False,
+        ),
+        ({"failed": {"busy": 3}, "files": {"agent": Files(900, 1024)}}, "refusals: ", False),
+        ({"files": {"agent": Files(1000, 1024)}}, "lateness, while agent uses 0.4 cores", False),
         ({"failed": {"no answer": 3, "lost": 1}}, "errors: 4 of 40 calls failed (no answer 3, lost 1)", False),
         ({}, "lateness, while agent uses 0.4 cores with 1 process: it waits, and does not compute", False),
         ({"cores": {}}, "lateness; the target's CPU is not known", False),

@@ -44,7 +44,7 @@ def test_the_package_alone_imports_no_more_of_ours_than_it_must(package: ModuleT
         {"busyhour"}
         if package is busyhour
         else {"busyhour", package.__name__}
-        | {f"busyhour.{name}" for name in ("emulators.behaviour", "errors", "model")}
+        | {f"busyhour.{name}" for name in ("emulators.behaviour", "errors", "model", "recording")}
     )
     assert set(done.stdout.split()) == needed
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from busyhour.clock import SystemClock
 from busyhour.errors import JournalError
 from busyhour.journal import FORMAT_VERSION, Journal, open_run
-from busyhour.model import MS, SECOND, Mark, Operation, Run, Sample
+from busyhour.model import SECOND, Mark, Operation, Run, Sample
 
 numbers = count()
 TIMES = st.integers(0, 2**63 - 1)
@@ -298,7 +298,7 @@ def test_a_disk_that_does_not_keep_up_ends_the_run_and_loses_nothing(
                 journal.append(Sample(accepted, "a", "b", 1.0))
                 threading.Event().wait(0.001)
         slow.rollback()
-    with pytest.raises(JournalError, match="the disk does not keep up, 10 entries are waiting"):
+    with pytest.raises(JournalError, match=r"the disk does not keep up, \d+ entries are waiting"):
         journal.close()
     with open_run(path) as run:
         assert [one.at_ns for one in run.samples("a", "b")] == list(range(accepted))
@@ -315,7 +315,7 @@ def test_appending_does_not_wait_for_the_disk(journal: Journal) -> None:
             slowest_ns = max(slowest_ns, clock.now_ns() - began_ns)
             threading.Event().wait(0.001)
         slow.rollback()
-    assert slowest_ns < 250 * MS
+    assert slowest_ns < 2 * SECOND  # the disk is held for ever
 
 
 # ---------------------------------------------------------------- what is no journal

@@ -9,12 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "busyhour"
 
-FOUNDATION = {"model", "errors", "bulk"}
+FOUNDATION = {"model", "recording", "errors", "bulk", "share"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"*"},
-    "model": set(),
+    "model": {"recording"},
+    "recording": set(),
     "errors": set(),
-    "bulk": {"model"},
+    "share": {"model"},
+    "bulk": {"model", "share"},
     "clock": FOUNDATION,
     "timers": FOUNDATION | {"clock"},
     "histogram": FOUNDATION,
@@ -25,11 +27,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gates": FOUNDATION | {"statistics", "indicators"},
     "reports": FOUNDATION | {"gates", "indicators", "statistics"},
     # the doing half
-    "journal": FOUNDATION | {"clock"},
+    "sounds": FOUNDATION,
+    "journal": FOUNDATION | {"clock", "sounds"},
     "proc": FOUNDATION,
     "processes": FOUNDATION | {"proc"},
     "admin": FOUNDATION,
-    "services": FOUNDATION | {"clock", "proc", "processes"},
+    "descriptors": FOUNDATION,
+    "services": FOUNDATION | {"clock", "descriptors", "proc", "processes"},
     "_supervise": set(),
     "disturbance": FOUNDATION,
     "media": FOUNDATION | {"clock", "disturbance", "histogram", "timers"},
@@ -38,19 +42,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "emulators": FOUNDATION | {"admin", "clock", "media", "processes", "timers"},
     "faults": FOUNDATION | {"admin", "clock", "disturbance", "histogram", "proc", "processes", "timers"},
     "probes": FOUNDATION | {"clock", "histogram", "proc"},
-    "engine": FOUNDATION | {"clock", "probes", "services"},
+    "keeping": FOUNDATION,
+    "performing": FOUNDATION | {"keeping"},
+    "engine": FOUNDATION | {"clock", "keeping", "performing", "probes", "services"},
     # what joins them
     "planfile": FOUNDATION | {"arrivals", "faults"},
+    "preflight": FOUNDATION | {"descriptors", "proc", "workloads"},
     "proofs": FOUNDATION | {"clock", "planfile"},
-    "conduct": FOUNDATION | {"clock", "engine", "journal", "live", "planfile", "proofs"},
-    "live": FOUNDATION | {"clock", "engine"},
+    "eventloop": FOUNDATION,
+    "distributed": FOUNDATION
+    | {"carriers", "clock", "descriptors", "eventloop", "faults", "journal", "keeping", "performing", "planfile"}
+    | {"probes", "processes"},
+    "swarm": FOUNDATION | {"_supervise", "clock", "conduct", "distributed", "planfile"},
+    "conduct": FOUNDATION
+    | {"clock", "descriptors", "distributed", "engine", "eventloop", "journal", "live", "planfile", "proofs"},
+    "live": FOUNDATION | {"clock", "performing"},
     "emulate": FOUNDATION | {"admin", "clock", "emulators"},
     "learn": FOUNDATION | {"clock", "emulate", "emulators"},
     "matrix": FOUNDATION,
     "controls": FOUNDATION | {"conduct", "gates", "journal", "matrix", "planfile", "proofs"},
     "capacity": FOUNDATION
-    | {"arrivals", "clock", "conduct", "gates", "journal", "planfile", "probes", "proc", "statistics", "workloads"},
+    | {"arrivals", "clock", "conduct", "gates", "journal", "planfile", "preflight", "probes", "proc", "statistics"}
+    | {"workloads"},
     "testing": FOUNDATION | {"arrivals", "clock", "carriers", "media", "statistics"},
+    "listen": FOUNDATION | {"journal", "media"},
     "timeline": FOUNDATION | {"carriers", "clock", "media", "workloads"},
     "cli": {"*"},
     "__main__": {"cli"},
@@ -103,7 +118,7 @@ def test_only_the_clock_reads_time(path: Path) -> None:
 
 
 def test_the_emulators_know_nothing_of_each_other() -> None:
-    shared = {"twin", "behaviour", "headers", "language_model", "receptionist", "listening", "synthesis"}
+    shared = {"twin", "vendor", "behaviour", "headers", "language_model", "receptionist", "listening", "synthesis"}
     for path in (PACKAGE / "emulators").rglob("*.py"):
         vendor = path.relative_to(PACKAGE / "emulators").parts[0].removesuffix(".py").split("_")[0]
         others = {name.split(".")[2] for name in imports(path) if name.startswith("busyhour.emulators.")} - shared

@@ -74,6 +74,13 @@ def test_points_in_any_order_and_those_without_throughput_do_not_matter() -> Non
     assert fit(LEVELS, values) == fit([*(n for n, _ in mixed), 60], [*(x for _, x in mixed), 0.0])
 
 
+def test_contention_is_never_said_to_be_more_than_all_there_is() -> None:
+    """One thing at a time, measured badly: the share that waits is 1, and cannot be shown to be less."""
+    found = fit([1, 2, 3, 4], [1.0, 1.3, 0.8, 1.1])
+    assert found is not None
+    assert found.contention.high == 1
+
+
 def test_what_stops_growing_bends_at_its_capacity() -> None:
     """A target that refuses whatever is beyond 20: the knee is said to lie where the throughput is greatest."""
     found = fit([1, 5, 10, 15, 20, 30, 40], [1, 5, 10, 15, 20, 20, 20])

@@ -240,7 +240,8 @@ def test_sleepers_wake_up_after_their_time_and_soon(run: Callable[[Main], None])
             await clock.sleep_until(due_ns)
             late_ms.append((clock.now_ns() - due_ns) / MS)
         assert min(late_ms) >= 0
-        assert statistics.median(late_ms) < 3  # some 0.05 on a machine at rest, and 1 by the loop's own timer
+        # Some 0.05 on a machine at rest, and 1 by the loop's own timer; a busy one makes most of them late, not all.
+        assert statistics.quantiles(late_ms, n=10)[0] < 3
 
     run(main)
 

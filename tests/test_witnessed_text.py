@@ -8,11 +8,13 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from busyhour.emulators.behaviour import Fate
+from busyhour.clock import VirtualClock
+from busyhour.emulators.behaviour import Behaviour, Fate
 from busyhour.emulators.language_model import Asked
 from busyhour.emulators.language_model.witness import Record
 from busyhour.emulators.receptionist import Said
 from busyhour.emulators.synthesis import Sound, Speech
+from busyhour.emulators.twin import Twin
 from busyhour.indicators import said, sensible_speech, structured_answers
 from busyhour.model import Operation
 from busyhour.testing import MemoryRun
@@ -21,33 +23,29 @@ LONG = "We are open from Monday to Friday, and on Saturday morning too, as we ha
 """Two thirds of a minute of speech, in 819 characters."""
 
 
-class _Twin:
-    name = "twin"
+def _twin() -> Twin:
+    return Twin("twin", Behaviour(possible=()), VirtualClock())
 
-    def __init__(self) -> None:
-        self.rows: list[Operation] = []
-        self.clock = SimpleNamespace(now_ns=lambda: 1)
-        self.witness = self.rows.append
 
-    def count(self, outcome: str) -> None:
-        assert outcome == "ok"
+def _row(twin: Twin) -> Operation:
+    """The one that was witnessed, in phase "p"."""
+    assert twin.as_json()["served"] == {"ok": 1}
+    (row,) = twin.drain()[0]
+    return replace(row, phase="p")
 
 
 def _spoken(text: str) -> Operation:
-    kept = _Twin()
-    twin: Any = kept
+    twin = _twin()
     speech = Speech(twin, Fate(number=1, outcome="ok", random=Random(1)), Sound("pcm_mulaw", 8000), model="m")
     speech.note(text)
     speech.first_audio_ns = 1
     speech.over = True
     speech.witness()
-    (row,) = kept.rows
-    return replace(row, phase="p")
+    return _row(twin)
 
 
 def _answered(reply: str) -> Operation:
-    kept = _Twin()
-    twin: Any = kept
+    twin = _twin()
     api: Any = SimpleNamespace(name="chat")
 
     def shape(finished: object) -> Any:
@@ -58,8 +56,7 @@ def _answered(reply: str) -> Operation:
     for piece in reply:
         record.sent(piece)
     record.witness(twin, api)
-    (row,) = kept.rows
-    return replace(row, phase="p")
+    return _row(twin)
 
 
 def test_what_a_long_reply_ends_with_is_judged_too() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Variation,
         Verdict,
     )
+    from busyhour.recording import Recording
     from busyhour.services import AlreadyRunning, Command
     from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence
     from busyhour.workloads.function import Function
@@ -53,6 +54,7 @@ _HOME = {
         "Variation",
         "Verdict",
     ),
+    "recording": ("Recording",),
     "services": ("AlreadyRunning", "Command"),
     "workloads.call": ("BargeIn", "Call", "Greeting", "HangUp", "Press", "Say", "Scenario", "Silence"),
     "workloads.function": ("Function",),
@@ -94,6 +96,7 @@ __all__ = [
     "Press",
     "ProtocolError",
     "Ramp",
+    "Recording",
     "Say",
     "Scenario",
     "Schedule",

@@ -1,10 +1,11 @@
 """The supervisor: a small process that stands between the harness and one program, and outlives neither.
 
-Run as `python -I -S _supervise.py ARGV...` with a socket as its stdin. It starts ARGV with the stdout and stderr it was
-given, and tells over the socket, a line each: `started PID`, `failed ERRNO` (the program could not be executed),
-`ended CODE` (negative: the signal). It is told `T`: ask the program to end (SIGTERM). When the socket is closed, which
-the kernel does even for a harness that was SIGKILLed, it kills every descendant: it is their "subreaper"
-(prctl(2), Linux 3.4), so daemons that double-forked or called setsid() come back to it and cannot hide.
+Run as `python -I -S _supervise.py FILES ARGV...` with a socket as its stdin. It starts ARGV with the stdout and stderr
+it was given, and with FILES as its soft limit of open files (0: with that of the supervisor). It tells over the socket,
+a line each: `started PID`, `failed ERRNO` (the program could not be executed), `ended CODE` (negative: the signal). It
+is told `T`: ask the program to end (SIGTERM). When the socket is closed, which the kernel does even for a harness that
+was SIGKILLed, it kills every descendant: it is their "subreaper" (prctl(2), Linux 3.4), so daemons that double-forked
+or called setsid() come back to it and cannot hide.
 
 It imports nothing but the standard library, and little of that: it has to start in a few milliseconds.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -24,7 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KILL_ROUNDS = 500  # of 10 ms each: a process in uninterruptible sleep must not keep us for ever
 
 
-def main(argv: list[str]) -> int:
+def main(files: int, argv: list[str]) -> int:
     link = socket.socket(fileno=os.dup(0))
     link.set_inheritable(False)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> int:
     # A second rope: should another process have inherited the far end of the socket, it would not close.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     wakeup = _signals_as_bytes()
-    child = _start(argv, link, libc)
+    child = _start(files, argv, link, libc)
     if child is not None:
         try:
             _watch(link, wakeup, child)
@@ -54,14 +56,14 @@ def _signals_as_bytes() -> int:
     return reader
 
 
-def _start(argv: list[str], link: socket.socket, libc: ctypes.CDLL) -> int | None:
+def _start(files: int, argv: list[str], link: socket.socket, libc: ctypes.CDLL) -> int | None:
     """The pid of the started program; None when it could not be executed, which was told."""
     # Closed by a successful exec, written to by a failed one: no guessing how long an exec takes.
     reader, writer = os.pipe()
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        _become(argv, writer, supervisor, libc)
+        _become(files, argv, writer, supervisor, libc)
     os.close(writer)
     failure = os.read(reader, 16)
     os.close(reader)
@@ -76,7 +78,7 @@ def _start(argv: list[str], link: socket.socket, libc: ctypes.CDLL) -> int | Non
     return child
 
 
-def _become(argv: list[str], failure: int, supervisor: int, libc: ctypes.CDLL) -> None:
+def _become(files: int, argv: list[str], failure: int, supervisor: int, libc: ctypes.CDLL) -> None:
     """In the forked child: become the program, or tell why not. Does not return."""
     try:
         os.setsid()  # its own group: a `kill 0` in a shell script must not reach the supervisor
@@ -85,6 +87,8 @@ def _become(argv: list[str], failure: int, supervisor: int, libc: ctypes.CDLL) -
             os._exit(1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.set_wakeup_fd(-1)
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         for ours in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(ours, signal.SIG_DFL)  # what is ignored stays ignored through an exec
         os.execvp(argv[0], argv)  # noqa: S606  (no shell: that is the point)
@@ -189,4 +193,4 @@ def _tell(link: socket.socket, line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

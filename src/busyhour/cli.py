@@ -1,4 +1,4 @@
-"""The command line: run, judge, report, prove, capacity, call, emulate, behave, learn.
+"""The command line: run, judge, report, prove, capacity, listen, call, emulate, behave, learn.
 
 Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
 130 interrupted before anything was measured; 141 nobody reads the output any more.
@@ -14,15 +14,18 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
 from rich.console import Console
 
-from busyhour import __version__, controls, matrix, proofs, timeline
+from busyhour import __version__, controls, listen, matrix, preflight, proofs, timeline
 from busyhour.capacity import command as searching
 from busyhour.clock import wall_time
 from busyhour.conduct import conduct
+from busyhour.distributed import crew
+from busyhour.distributed.hiring import too_many
 from busyhour.emulate import behave, serve
 from busyhour.emulate.vendors import VENDORS
 from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
@@ -32,8 +35,11 @@ from busyhour.journal import open_run
 from busyhour.learn import command as learning
 from busyhour.model import EXIT_CODE, Run
 from busyhour.planfile import PlanFile, load
+from busyhour.recording import Recording
 from busyhour.reports import json as json_report
 from busyhour.reports import junit, text
+from busyhour.swarm import command as swarm
+from busyhour.swarm.settings import Settings
 
 _AddCommand: TypeAlias = Callable[
     [str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser
@@ -49,7 +55,9 @@ UNREAD = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Expected failures are one clear message on stderr, never a traceback."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    ours = words.index("--") if words[:1] == ["locust"] and "--" in words else len(words)  # what follows is Locust's
+    arguments = _parser().parse_args(words[:ours], argparse.Namespace(theirs=words[ours + 1 :]))
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
         code = command(arguments)
@@ -102,6 +110,10 @@ def _complain(message: str) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
+    if arguments.record is not None:
+        file = replace(file, plan=replace(file.plan, recording=_recording(arguments.record)))
+    preflight.check(file.plan)
+    _check_processes(arguments, file)
     stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
     journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
     console, title = _console(), file.path.stem
@@ -110,8 +122,18 @@ def _run(arguments: argparse.Namespace) -> int:
         for phase, why in lacking(file.plan).items():
             note = f"note: the phase {phase!r} will not be carried out: {why}"
             console.print(note, highlight=False, soft_wrap=True, markup=False)
+        if crowd := too_many(arguments.processes):
+            console.print(f"note: {crowd}", highlight=False, soft_wrap=True, markup=False)
         try:
-            conducted = conduct(file, file.plan, journal=journal, seed=arguments.seed, console=console, title=title)
+            conducted = conduct(
+                file,
+                file.plan,
+                journal=journal,
+                seed=arguments.seed,
+                console=console,
+                title=title,
+                processes=arguments.processes,
+            )
         except (ServiceError, ExceptionGroup):
             _judged(file, journal, reports)  # a build that reads only them is to see why, too
             raise
@@ -120,6 +142,21 @@ def _run(arguments: argparse.Namespace) -> int:
         code = _judged(file, journal, [("text", sys.stdout), *reports])
     sys.stdout.write(f"\njournal: {journal}\n")
     return code
+
+
+def _locust(arguments: argparse.Namespace) -> int:
+    swarm.check(arguments.theirs)
+    file = load(Path(arguments.plan), _options(arguments))
+    preflight.check(file.plan)
+    stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
+    journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
+    chosen = Settings(str(file.path.resolve()), file.options, arguments.seed, str(journal), arguments.shape)
+    with ExitStack() as files:
+        reports = _reports(arguments, files)
+        ended = swarm.run(chosen, arguments.theirs)
+        code = _judged(file, journal, [("text", sys.stdout), *reports])
+    sys.stdout.write(f"\njournal: {journal}\n")
+    return ended if PlanError.exit_code <= ended <= BusyhourError.exit_code else code
 
 
 def _judge(arguments: argparse.Namespace) -> int:
@@ -137,6 +174,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _prove(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
+    preflight.check(file.plan)
     console, rows, found = _console(), list[matrix.Row](), dict[str, proofs.GateProof]()
     code = 0
     with tempfile.TemporaryDirectory(prefix="busyhour-prove-") as temporary:
@@ -180,6 +218,11 @@ def _call(arguments: argparse.Namespace) -> int:
     )
 
 
+def _listen(arguments: argparse.Namespace) -> int:
+    to = Path(arguments.to) if arguments.to else None
+    return listen.listen(Path(arguments.journal), arguments.call, to, sys.stdout)
+
+
 def _emulate(arguments: argparse.Namespace) -> int:
     return serve.emulate(arguments.words, sys.stdout)
 
@@ -193,6 +236,13 @@ def _learn(arguments: argparse.Namespace) -> int:
 
 
 # ---------------------------------------------------------------- their parts
+
+
+def _check_processes(arguments: argparse.Namespace, file: PlanFile) -> None:
+    if arguments.processes < 1:
+        raise PlanError(f"--processes {arguments.processes}: give 1 or more")
+    if arguments.processes > 1:
+        crew.check(file.plan, arguments.processes)
 
 
 def _judged(file: PlanFile, journal: Path, reports: Sequence[tuple[str, TextIO]]) -> int:
@@ -226,6 +276,14 @@ def _plan_of(journal: Path, arguments: argparse.Namespace) -> PlanFile:
     if file.source != meta.get("source"):
         _complain(f"note: {path} has changed since {journal} was made; it is judged by the plan as it is now")
     return file
+
+
+def _recording(asked: str) -> Recording:
+    if asked in {"all", "none"}:
+        return Recording(all=True) if asked == "all" else Recording.off()
+    if not asked.isdecimal():
+        raise PlanError(f"--record {asked}: give all, none, or how many calls of each phase, like --record 20")
+    return Recording(sample=int(asked), at_once=max(Recording().at_once, int(asked)))
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, str]:
@@ -291,9 +349,16 @@ def _parser() -> argparse.ArgumentParser:
     plan_options(run)
     run.add_argument("--journal", help="where to write what happened (default: runs/PLAN-TIME.journal)")
     run.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
+    run.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that share the arrivals, a core each (default 1)"
+    )
     run.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
     run.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+    run.add_argument(
+        "--record", metavar="CALLS", help="keep the sound of: all, none, or N calls of each phase besides the worst"
+    )
 
+    _add_locust(command, plan_options)
     again = command("judge", _judge, "judge a journal again", "busyhour judge runs/telephone-20261120T101500.journal")
     again.add_argument("journal")
     again.add_argument("--plan", help="judge by this plan (default: the one that made the journal)")
@@ -322,7 +387,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_locust(command: _AddCommand, plan_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    on_locust = command("locust", _locust, "carry out a plan on Locust, by its workers", swarm.EXAMPLE)
+    on_locust.add_argument("plan", help="the plan file; what follows `--` is for Locust")
+    plan_options(on_locust)
+    on_locust.add_argument("--journal", help="where to write what happened (default: runs/PLAN-TIME.journal)")
+    on_locust.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
+    on_locust.add_argument("--shape", choices=swarm.SHAPES, default="", help="of the users that Locust shows")
+    on_locust.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
+    on_locust.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+
+
 def _add_commands_without_a_plan(command: _AddCommand) -> None:
+    ear = command("listen", _listen, "hear what a call of a run sounded like", listen.EXAMPLE)
+    ear.add_argument("journal")
+    ear.add_argument("call", nargs="?", help="its name (default: print a table of the calls there are)")
+    ear.add_argument("--to", metavar="FILE", help="the WAV file to write: caller left, agent right (default: CALL.wav)")
+
     call = command("call", _call, "place one call and print its timeline", timeline.EXAMPLE)
     call.add_argument("url", help="ws:// URL of an agent's media stream")
     call.add_argument(

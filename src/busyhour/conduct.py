@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import platform
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from busyhour import __version__, proofs
 from busyhour.clock import SystemClock, wall_time
+from busyhour.descriptors import widened
+from busyhour.distributed.crew import Crew
+from busyhour.distributed.hiring import hired, parts_of
+from busyhour.distributed.merging import merged
 from busyhour.engine import Execution, Stopped
 from busyhour.errors import JournalError
+from busyhour.eventloop import loop_factory, quiet_collector
 from busyhour.journal import Journal
 from busyhour.live import shown
 from busyhour.model import JSON, Plan
@@ -34,18 +38,27 @@ class Conducted:
     interrupted: bool  # a person or a supervisor wanted it to end, be it too late to stop it
 
 
-def conduct(file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Console, title: str) -> Conducted:
-    """Execute `plan` (the file's own, or a variation of it) into a new journal.
+def conduct(
+    file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Console, title: str, processes: int = 1
+) -> Conducted:
+    """Execute `plan` (the file's own, or a variation of it; with several processes, the file's own) into a new journal.
 
-    Ctrl-C and SIGTERM end the run in order. Raises ServiceError, JournalError; whatever happens, the services are gone
-    and the journal is closed when this returns or raises.
+    processes: that share the arrivals; one is this one, more are workers that it leads. Ctrl-C and SIGTERM end the run
+    in order. Raises ServiceError, JournalError; whatever happens, the services are gone and the journal is closed when
+    this returns or raises.
     """
     try:
         journal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(f"{journal.parent} cannot be made a folder for the journal: {error.strerror}") from None
-    with _Signals() as signals, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
+    with _Signals() as signals, widened(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if processes == 1:
+            stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
+        else:
+            parts = parts_of(journal, processes)
+            plan = Crew(partial(hired, file, parts=parts, seed=seed)).divided(plan)
+            with merged(journal, parts):
+                stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
     return Conducted(journal, stopped, signals.told is not None)
 
 
@@ -62,7 +75,7 @@ async def _conduct(
             loop.call_soon_threadsafe(execution.stop, str(error))
 
         notebook.on_failure = journal_failed
-        with signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), _quiet_collector():
+        with signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), quiet_collector():
             async with shown(execution.progress, console=console, clock=SystemClock(), title=title):
                 try:
                     await execution.execute()
@@ -71,14 +84,6 @@ async def _conduct(
         return None
     finally:
         notebook.close()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform != "linux":
-        return None
-    import uvloop  # noqa: PLC0415  (a dependency on Linux only)
-
-    return uvloop.new_event_loop
 
 
 class _Signals:
@@ -116,18 +121,6 @@ class _Signals:
         self.told = self.told or SIGNALS[signal.Signals(number)]
         if self._stop is not None:
             self._stop(self.told)
-
-
-def _quiet_collector() -> ExitStack:
-    """What lives now lives for the run: keep the garbage collector from walking it between two frames."""
-    stack = ExitStack()
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    stack.callback(gc.set_threshold, *thresholds)
-    stack.callback(gc.unfreeze)
-    return stack
 
 
 def _meta(file: PlanFile, seed: int) -> dict[str, JSON]:

@@ -1,35 +1,27 @@
 """Executes a plan: starts the services, lets operations arrive, injects the faults, and writes it all down.
 
-The only starter of tasks. Arrivals are open: what is due starts when it is due, however the system fares; what cannot
-be started is counted. Stopping is cancelling: every service, fault and call is a context manager, so whichever way a
+Stopping is cancelling: every service, fault and call is a context manager, so whichever way a
 run ends - its plan, a signal, a dead service, our own bug - everything is undone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from random import Random
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Protocol
 
-from busyhour.bulk import Bulk, Counts, Stretch
 from busyhour.clock import SystemClock
-from busyhour.errors import BusyhourError, JournalError, PlanError, ServiceError
+from busyhour.errors import BusyhourError, JournalError, ServiceError
+from busyhour.keeping import keeper
 from busyhour.model import (
     JSON,
-    MS,
     SECOND,
-    Arrival,
-    CallSetup,
     Clock,
-    Due,
     Endpoint,
     FaultUnavailable,
-    Line,
     Mark,
     Metered,
     Operation,
@@ -41,6 +33,7 @@ from busyhour.model import (
     Service,
     Witness,
 )
+from busyhour.performing import Performance, Progress
 from busyhour.probes.loop import LoopMeter
 from busyhour.services import Child, Mortal
 
@@ -52,49 +45,6 @@ class Notebook(Protocol):
     """What the engine needs of a journal."""
 
     def append(self, record: Operation | Sample | Mark) -> None: ...
-
-
-@dataclass(slots=True)
-class Progress:
-    """What is going on, for whoever watches; the engine alone writes it."""
-
-    phase: str = ""
-    phase_number: int = 0
-    phases: int = 0
-    began_ns: int = 0
-    started: int = 0
-    finished: int = 0
-    failed: int = 0
-    dropped: int = 0
-    turns: int = 0
-    missed: int = 0
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=500))
-    lateness_p99_ms: float | None = None
-    doing: str = "starting"
-
-    @property
-    def in_progress(self) -> int:
-        return self.started - self.finished
-
-    def quantile_ms(self, q: float) -> float | None:
-        """A running quantile of the last turns' response latency: to look at, never to judge by."""
-        ordered = sorted(self.latencies_ms)
-        return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
-
-    def enter(self, phase: Phase, number: int, at_ns: int) -> None:
-        self.phase, self.phase_number, self.began_ns = phase.name, number, at_ns
-        self.started = self.finished = self.failed = self.dropped = self.turns = self.missed = 0
-        self.latencies_ms.clear()
-        self.doing = "calling"
-
-    def note(self, operation: Operation) -> None:
-        if operation.kind == "call":
-            self.failed += operation.outcome != "ok"
-        elif operation.kind == "turn":
-            self.turns += 1
-            self.missed += operation.ended_ns is None
-            if operation.ended_ns is not None:
-                self.latencies_ms.append(max(0, operation.ended_ns - operation.due_ns) / MS)
 
 
 class Stopped(Exception):
@@ -118,15 +68,21 @@ class Execution:
         on_started: Callable[[Mapping[str, Endpoint]], None] = lambda endpoints: None,
     ) -> None:
         self.progress = Progress(phases=len(plan.phases))
-        self._plan, self._notebook, self._seed = plan, notebook, seed
+        self._plan, self._notebook = plan, notebook
         self._clock = clock or SystemClock()
+        self._performance = Performance(
+            clock=self._clock,
+            seed=seed,
+            carrier=plan.carrier,
+            write=notebook.append,
+            progress=self.progress,
+            keeper=keeper(plan, notebook, seed=seed),
+        )
         self._on_started = on_started
         self._endpoints: dict[str, Endpoint] = {}
         self._stopping: str | None = None
         self._main: asyncio.Task[None] | None = None
         self._phase_began: list[tuple[int, str]] = []
-        self._dropped_unwritten = 0
-        self._bulk: Counts | None = None  # of the phase, if its workload performs it by itself
         self._meter: LoopMeter | None = None
         self._silent: dict[str, str] = {}  # witnesses that did not answer when last asked, and why
 
@@ -194,15 +150,16 @@ class Execution:
             if proofs is not None:
                 # Time that injecting took is nobody's lateness: what had been due in it would come in one burst.
                 arrive_ns = self._clock.now_ns() if phase.faults else began_ns
-                if isinstance(phase.workload, Bulk):
-                    await self._in_bulk(phase.workload, phase, arrive_ns)
-                else:
-                    await self._arrivals(phase, arrive_ns)
+                await self._performance.perform(phase, self._endpoints[self._plan.target.name], arrive_ns)
             for name, proof in proofs or ():
                 effective, because = await proof.effect()
                 self._mark("fault.proof", name, phase=phase.name, effective=effective, because=because)
         await self._read_everything()
         self._mark("phase.ended", phase.name, started=self.progress.started, dropped=self.progress.dropped)
+        if (
+            gc.get_freeze_count()
+        ):  # then it is held off (`conduct`) while calls are in progress; here nobody waits for it
+            gc.collect()
 
     async def _inject(self, phase: Phase, faults: AsyncExitStack) -> list[tuple[str, Proof]] | None:
         """The proofs of the phase's faults, by name; None where one of them cannot be had: without it the phase would
@@ -219,90 +176,6 @@ class Execution:
             self._mark("fault.began", fault.name, phase=phase.name, service=fault.service)
             proofs.append((fault.name, proof))
         return proofs
-
-    async def _arrivals(self, phase: Phase, began_ns: int) -> None:
-        finished = asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def over(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            self.progress.finished += 1
-            finished.set()
-
-        async with asyncio.TaskGroup() as group:
-            number = 0
-            while True:
-                gone = self.progress.finished + self.progress.dropped
-                due = phase.arrivals.due_ns(number, gone, self._clock.now_ns() - began_ns)
-                if due is Due.ENDED:
-                    break
-                if due is Due.PENDING:
-                    finished.clear()
-                    await finished.wait()
-                    continue
-                assert isinstance(due, int)
-                await self._clock.sleep_until(began_ns + due)
-                number += 1
-                if self.progress.in_progress >= phase.at_once:
-                    self.progress.dropped += 1
-                    self._dropped_unwritten += 1
-                    continue
-                self.progress.started += 1
-                task = group.create_task(phase.workload.perform(self._arrival(phase, number, began_ns + due)))
-                tasks.add(task)
-                task.add_done_callback(over)
-            await self._drain(tasks, phase.drain_seconds)
-
-    async def _in_bulk(self, workload: Bulk, phase: Phase, began_ns: int) -> None:
-        self._bulk = Counts()
-        stretch = Stretch(
-            phase=phase.name,
-            arrivals=phase.arrivals,
-            at_once=phase.at_once,
-            drain_seconds=phase.drain_seconds,
-            began_ns=began_ns,
-            clock=self._clock,
-            target=self._endpoints[self._plan.target.name],
-            write=self._notebook.append,
-            counts=self._bulk,
-        )
-        try:
-            await workload.perform_all(stretch)
-        finally:
-            self._follow_bulk()
-            self._bulk = None
-
-    def _follow_bulk(self) -> None:
-        if self._bulk is not None:
-            progress, counts = self.progress, self._bulk
-            self._dropped_unwritten += counts.dropped - progress.dropped
-            progress.started, progress.finished = counts.started, counts.finished
-            progress.failed, progress.dropped = counts.failed, counts.dropped
-
-    async def _drain(self, tasks: set[asyncio.Task[None]], seconds: float) -> None:
-        self.progress.doing = "waiting for the last calls"
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
-        for task in tasks:
-            task.cancel()
-
-    def _arrival(self, phase: Phase, number: int, due_ns: int) -> Arrival:
-        target = self._endpoints[self._plan.target.name]
-        return Arrival(
-            id=f"{phase.name}/{number}",
-            phase=phase.name,
-            due_ns=due_ns,
-            clock=self._clock,
-            random=Random(f"{self._seed}/{phase.name}/{number}"),
-            dial=partial(self._dial, target),
-            record=self._record,
-            target=target,
-        )
-
-    def _dial(self, target: Endpoint, setup: CallSetup) -> AbstractAsyncContextManager[Line]:
-        if self._plan.carrier is None:
-            raise PlanError(f"the call {setup.id} cannot be placed: the plan has no carrier; give it one")
-        return self._plan.carrier.dial(target, setup)
 
     # ---------------------------------------------------------------- watching
 
@@ -325,11 +198,10 @@ class Execution:
 
     async def _read_everything(self) -> None:
         self._follow_restarts()
-        self._follow_bulk()
+        self._performance.follow()
         now_ns = self._clock.now_ns()
-        if self._dropped_unwritten:
-            self._mark("arrival.dropped", self.progress.phase, count=self._dropped_unwritten)
-            self._dropped_unwritten = 0
+        if dropped := self._performance.take_dropped():
+            self._mark("arrival.dropped", self.progress.phase, count=dropped)
         if self._meter is not None:
             self._append_samples(self._meter.drain(now_ns))
         for service in self._plan.everyone:
@@ -358,12 +230,7 @@ class Execution:
             self._notebook.append(replace(operation, phase=operation.phase or self._phase_at(operation.due_ns)))
 
     def _append_samples(self, samples: Sequence[Sample]) -> None:
-        lateness = sorted((s.value, s.count) for s in samples if s.name == "send_lateness_ms")
-        if lateness:
-            beyond = 0.01 * sum(count for _, count in lateness)
-            while len(lateness) > 1 and lateness[-1][1] <= beyond:
-                beyond -= lateness.pop()[1]
-            self.progress.lateness_p99_ms = lateness[-1][0]
+        self.progress.note_lateness([(s.value, s.count) for s in samples if s.name == "send_lateness_ms"])
         for sample in samples:
             self._notebook.append(sample)
 
@@ -376,10 +243,6 @@ class Execution:
         await asyncio.sleep(0)  # here the run is cancelled, if it is over
 
     # ---------------------------------------------------------------- writing
-
-    def _record(self, operation: Operation) -> None:
-        self.progress.note(operation)
-        self._notebook.append(operation)
 
     def _mark(self, kind: str, name: str = "", **detail: JSON) -> None:
         self._notebook.append(Mark(self._clock.now_ns(), kind, name, detail))

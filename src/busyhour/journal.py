@@ -11,20 +11,23 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from busyhour import sounds
 from busyhour.errors import JournalError
 from busyhour.model import JSON, Mark, Operation, Sample
+from busyhour.recording import Recorded, Sound
 
-FORMAT_VERSION = 1  # kept as user_version; raised with every change an older reader would misread
+FORMAT_VERSION = 1  # kept as user_version; raised with every change an older reader would misread (not by a new table)
 _APPLICATION_ID = 0x62757379  # "busy": tells our files from anybody else's SQLite
 _COMMIT_SECONDS = 0.25
 _WAITING_MAX = 100_000  # rows: about 50 MB, some ten seconds of a stalled disk at a heavy load
 _BATCH = 5_000
+_SOUND_BYTES_WAITING_MAX = 256_000_000
 _LOCKED_SECONDS = 30.0  # somebody may look at a live journal with a tool that locks it
 
 _SCHEMA = f"""
@@ -42,6 +45,7 @@ CREATE TABLE samples (
 CREATE INDEX samples_by_name ON samples (source, name, at_ns);
 CREATE TABLE marks (at_ns INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, detail TEXT NOT NULL);
 CREATE INDEX marks_by_kind ON marks (kind, at_ns);
+{sounds.SCHEMA}
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
@@ -51,8 +55,10 @@ _INSERT = {
     "operations": "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "samples": "INSERT INTO samples VALUES (?, ?, ?, ?, ?)",
     "marks": "INSERT INTO marks VALUES (?, ?, ?, ?)",
+    "recordings": sounds.INSERT,
+    "recordings discarded": sounds.DELETE,
 }
-_Cell: TypeAlias = str | int | float | None
+_Cell: TypeAlias = str | int | float | bytes | None
 _Row: TypeAlias = tuple[_Cell, ...]
 
 
@@ -70,6 +76,8 @@ class Journal:
         self._writing: Future[None] = Future()
         self._connection = connection
         self._waiting: deque[tuple[str, _Row]] = deque()
+        self._sound_bytes = 0  # handed over, of recordings
+        self._sound_bytes_written = 0
         self._wake = threading.Event()
         self._closing = False
         self._overrun = False
@@ -93,6 +101,8 @@ class Journal:
             connection.execute("PRAGMA journal_mode = WAL")
             # Without a sync at each commit, a commit survives our death though not a power failure.
             connection.execute("PRAGMA synchronous = NORMAL")
+            # The few pages at the ends of the indices are all that is written to; more would only look like a leak.
+            connection.execute("PRAGMA cache_size = -512")
             connection.executemany(_INSERT["meta"], [(key, _json(value)) for key, value in meta.items()])
         except sqlite3.Error as error:
             connection.close()
@@ -106,6 +116,18 @@ class Journal:
         keep up: nothing is dropped silently, the run has to end. TypeError for a detail that is no JSON.
         """
         self._enqueue(*_row(entry))
+
+    def keep(self, recorded: Recorded, sound: Sound) -> None:
+        """Hand over a recording. Raises as `append` does, and when 256 MB of them are waiting."""
+        if self._sound_bytes + sound.bytes - self._sound_bytes_written > _SOUND_BYTES_WAITING_MAX:
+            self._overrun = True
+        self._enqueue("recordings", sounds.row(recorded, sound))
+        self._sound_bytes += sound.bytes
+
+    def discard(self, calls: Iterable[str]) -> None:
+        """Forget the recordings of these calls, for good: a call that is discarded is not kept again."""
+        for call in calls:
+            self._enqueue("recordings discarded", (call,))
 
     def set_meta(self, key: str, value: JSON) -> None:
         """Set or replace one key of `Run.meta`. Raises as `append` does."""
@@ -131,14 +153,15 @@ class Journal:
             raise JournalError(f"{self.path} is closed")
         if self._writing.done():
             self._writing.result()
-        if len(self._waiting) >= _WAITING_MAX:
+        if self._overrun or len(self._waiting) >= _WAITING_MAX:
             self._overrun = True
             self._wake.set()
             raise JournalError(self._overrun_words())
         self._waiting.append((table, row))
 
     def _overrun_words(self) -> str:
-        return f"{self.path}: the disk does not keep up, {_WAITING_MAX:,} entries are waiting; use a faster disk"
+        entries = f"{len(self._waiting):,} entries are waiting"
+        return f"{self.path}: the disk does not keep up, {entries}; use a faster disk, or record fewer calls"
 
     def _write(self) -> None:
         """The thread. Whatever ends it is handed out: nobody looks into a thread."""
@@ -180,8 +203,10 @@ class Journal:
                 return
             with self._connection:
                 self._connection.execute("BEGIN")
-                for table, batch in rows.items():
-                    self._connection.executemany(_INSERT[table], batch)
+                for table, statement in _INSERT.items():  # in that order: what is discarded was kept before
+                    if table in rows:
+                        self._connection.executemany(statement, rows[table])
+            self._sound_bytes_written += sum(sounds.bytes_of(row) for row in rows.get("recordings", ()))
 
 
 class StoredRun:
@@ -245,6 +270,21 @@ class StoredRun:
         """In order of `at_ns`."""
         rows = self._rows("SELECT at_ns, kind, name, detail FROM marks WHERE kind = ? ORDER BY at_ns, rowid", kind)
         return [Mark(row[0], row[1], row[2], self._detail(row[3])) for row in rows]
+
+    def recordings(self, phase: str | None = None) -> Sequence[Recorded]:
+        """Of which calls there is sound, in the order in which they began; none in a journal from before there was."""
+        if not self._rows(sounds.EXISTS):
+            return []
+        return [sounds.recorded(row[:-1], self._detail(row[-1])) for row in self._rows(sounds.SELECT_RECORDED, phase)]
+
+    def recording(self, call: str) -> Sound:
+        """The sound of a call. Raises JournalError, naming calls like it, if there is none."""
+        rows = self._rows(sounds.SELECT_SOUND, call) if self._rows(sounds.EXISTS) else []
+        if not rows:
+            calls = [recorded.call for recorded in self.recordings()]
+            happened = bool(self._rows("SELECT 1 FROM operations WHERE id = ?1 LIMIT 1", call))
+            raise JournalError(sounds.not_there(self._path, call, calls, happened=happened))
+        return sounds.sound(rows[0][:-1], self._detail(rows[0][-1]))
 
     def close(self) -> None:
         self._connection.close()

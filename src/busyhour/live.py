@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from busyhour.engine import Progress
 from busyhour.model import SECOND, Clock
+from busyhour.performing import Progress
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0  # without a terminal: a line now and then, for a log

@@ -1,4 +1,4 @@
-"""The nouns of busyhour: values and protocols, and nothing that acts. Imports nothing of ours.
+"""The nouns of busyhour: values and protocols, and nothing that acts. Of ours it imports only `recording`.
 
 Times are integers of nanoseconds on the monotonic clock of the machine (`CLOCK_MONOTONIC`: one clock for every process
 on it), named `_ns`. `due` is when the schedule wanted it, `began` when we did it, `ended` when it was over; `None` for
@@ -16,6 +16,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from busyhour.recording import Recording
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Samples: TypeAlias = npt.NDArray[np.int16]
@@ -64,7 +66,8 @@ class Sample:
 class Mark:
     """Something that happened at an instant: "run.began", "run.ended", "phase.began", "phase.ended", "fault.began",
     "fault.ended", "fault.proof", "fault.unavailable" (its phase had no arrivals), "service.started", "service.died",
-    "witness.silent" (a twin did not tell the last of what it saw), "arrival.dropped", "run.stopped", "run.failed"."""
+    "witness.silent" (a twin did not tell the last of what it saw), "arrival.dropped", "recordings" (of a phase),
+    "clocks.disagree" (of two machines of the harness), "run.stopped", "run.failed"."""
 
     at_ns: int
     kind: str
@@ -174,6 +177,7 @@ class CallSetup:
     to_number: str = "+15550199"
     codec: str = "PCMU"
     answer_within_ns: int = 10 * SECOND
+    record_ns: int = 0  # how much of the call's sound the line is to keep, if it is `recording.Recordable`
 
 
 class CallFailed(Exception):
@@ -191,22 +195,18 @@ class Line(Protocol):
     @property
     def answered_ns(self) -> int:
         """When the agent took the call: from here on the caller listens, and first-audio latency counts."""
-        ...
 
     @property
     def opened_ns(self) -> int:
         """When the media stream was open in both directions."""
-        ...
 
     @property
     def trail(self) -> Sequence[tuple[int, str]]:
         """What happened on the wire, by time: bounded, for people to read."""
-        ...
 
     @property
     def detail(self) -> Mapping[str, JSON]:
         """What the line wants said of the call in its operation ("dropped_frames", ...); empty if nothing."""
-        ...
 
     async def say(self, audio: Audio) -> Spoken:
         """Play it to the agent from the next frame on; returns when its last sample is sent. Raises CallFailed."""
@@ -214,7 +214,6 @@ class Line(Protocol):
 
     async def hear(self, until_ns: int) -> Heard | None:
         """The next event of the far end, in order of `at_ns`; None if there was none by then. After ENDED: ENDED."""
-        ...
 
     async def press(self, digits: str) -> None:
         """Send DTMF digits. Raises CallFailed."""
@@ -493,6 +492,7 @@ class Plan:
     controls: Sequence[Control] = ()
     tables: Sequence[Table] = ()
     about: str = ""
+    recording: Recording = field(default_factory=Recording)
 
     @property
     def everyone(self) -> Sequence[Service]:

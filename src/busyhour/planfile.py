@@ -132,6 +132,7 @@ def check(plan: Plan) -> list[str]:
     for phase in plan.phases:
         problems += _impossible(phase)
     problems += contradictions(plan)
+    problems += plan.recording.problems()
     problems += [
         f"a probe watches {probe.service!r}, which is not in the plan (its services: {', '.join(sorted(names))})"
         for probe in plan.probes

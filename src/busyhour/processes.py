@@ -44,11 +44,13 @@ async def child(
     start_within_seconds: float = 20,
     stop_within_seconds: float = 10,
     log: Path | None = None,
+    files: int | None = None,
 ) -> AsyncIterator[Child]:
     """Start a program below a supervisor; yield it once `ready(child)` returned its URL; stop its whole tree.
 
     env: added to our own. `ready` is cancelled when the program ends or the time is up, which raise ServiceError, as
     its own failures should. On every way out no descendant is left; one that has started is asked first (SIGTERM).
+    files: its soft limit of open files, where that is not to be ours.
     """
     environment = {**os.environ, **(env or {})}
     _check_executable(name, argv[0], environment, cwd)
@@ -58,6 +60,7 @@ async def child(
         environment,
         cwd,
         log,
+        files,
         ready=ready,
         start_within_seconds=start_within_seconds,
         stop_within_seconds=stop_within_seconds,
@@ -85,6 +88,7 @@ class Child:
         environment: Mapping[str, str],
         cwd: str | None,
         log: Path | None,
+        files: int | None,
         *,
         ready: Callable[[Child], Awaitable[str]],
         start_within_seconds: float,
@@ -93,7 +97,7 @@ class Child:
         self.name = name
         self.argv = argv
         self.url = ""
-        self._environment, self._cwd, self._log = environment, cwd, log
+        self._environment, self._cwd, self._log, self._files = environment, cwd, log, files
         self._ready = ready
         self._start_within_seconds = start_within_seconds
         self._stop_within_seconds = stop_within_seconds
@@ -112,7 +116,7 @@ class Child:
         self._link, theirs = socket.socketpair()
         try:
             self._supervisor = subprocess.Popen(  # noqa: S603  (the plan's own command)
-                [sys.executable, "-I", "-S", str(_SUPERVISOR), *self.argv],
+                [sys.executable, "-I", "-S", str(_SUPERVISOR), str(self._files or 0), *self.argv],
                 stdin=theirs.fileno(),
                 stdout=self._output.pipe(stdout=True),
                 stderr=self._output.pipe(stdout=False),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
+from busyhour import descriptors
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import Endpoint, Service
 from busyhour.proc import listener
@@ -87,6 +88,7 @@ class Command:
             start_within_seconds=self.start_within_seconds,
             stop_within_seconds=self.stop_within_seconds,
             log=self.log,
+            files=descriptors.given(),  # as it has in production, not as many as we have asked for
         )
         async with starting as self._child:
             yield Endpoint(self._child.url, (self._child.pid,), self._child)

@@ -83,6 +83,8 @@ async def test_a_run_is_stopped_in_the_middle_of_a_phase(tmp_path: Path) -> None
 
 
 async def test_a_target_that_is_not_of_http_is_said() -> None:
+    with pytest.raises(ServiceError, match=r"'http://127\.0\.0\.1:1/api' has a path; leave it to the requests"):
+        await flooded(Http([Get("/")]), "http://127.0.0.1:1/api")
     with pytest.raises(ServiceError, match=r"'redis://127\.0\.0\.1:1' is no http:// or https:// URL"):
         await flooded(Http([Get("/")]), "redis://127.0.0.1:1")
 

@@ -54,7 +54,6 @@ def said(capsys: pytest.CaptureFixture[str], gate: str) -> str:
         ("rejects", "rejected", "USER_BUSY"),
         ("hangs up at once", "no media", "hung up by the agent before media"),
         ("starts no stream", "no media", "answered, but no media stream was started"),
-        ("asks for a codec there is not", "no answer", "within 1.5 s; its command answer was refused: "),
         ("gives a wrong path", "media refused", "/nowhere: expected upgrade response with status 101"),
         ("gives another machine", "media refused", "wss://agent.example.com/media is neither on this machine nor"),
         ("hangs in the handshake", "media refused", "/media: no answer to the WebSocket handshake in time"),
@@ -83,6 +82,13 @@ def test_calls_that_go_wrong_fail_under_their_reason(mischief, reason, words, jo
     assert "Traceback" not in err
     assert [call.outcome for call in operations(journal, "call")] == [reason] * 5
     assert marks(journal, "run.ended")
+
+
+def test_what_only_the_real_carrier_can_do_is_not_the_targets_failure(journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(arguments(journal, mischief="asks for a codec there is not")) == 3
+    out = capsys.readouterr().out
+    assert "in 5 of 5 calls it could not: busyhour's twin of Telnyx does not support the codec OPUS" in out
+    assert "INVALID       nothing is said of the target" in out
 
 
 def test_a_target_that_does_nothing_wrong_passes(journal, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -29,6 +29,7 @@ def plan(
     model: str = "",
     start_within: float = 20,
     stop_within: float = 10,
+    late_ms: float = SECOND / MS,
 ) -> Plan:
     carrier = Telnyx(
         port=carrier_port,
@@ -59,7 +60,7 @@ def plan(
         gates=[AtLeast(call_success(phase), 50, "%")],
         valid_if=[
             AtMost(dropped(), 0),
-            AtMost(send_lateness(q=0.9), SECOND / MS, "ms"),
-            AtMost(loop_lag(q=0.9), SECOND / MS, "ms"),
+            AtMost(send_lateness(q=0.8), late_ms, "ms"),
+            AtMost(loop_lag(q=0.8), late_ms, "ms"),
         ],
     )

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from busyhour.capacity.finding import Capacity, Settings, find
 from busyhour.capacity.level import phase_of
-from busyhour.capacity.room import room
 from busyhour.capacity.telling import lines_of, report, told
 from busyhour.clock import wall_time
-from busyhour.errors import JournalError
+from busyhour.errors import JournalError, PlanError
 from busyhour.model import EXIT_CODE, Outcome
 from busyhour.planfile import PlanFile
+from busyhour.preflight import DESCRIPTORS_A_CALL, room
 from busyhour.statistics.capacity import Limit, Search
 
 EXAMPLE = "busyhour capacity plans/telephone.py --phase steady --json capacity.json"
@@ -62,11 +62,12 @@ def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *,
     Raises PlanError before anything is started for what is wrong with plan or flags; JournalError, ServiceError.
     """
     phase = phase_of(file.plan, chosen.phase)
-    fits = room()
-    fits.demand(chosen.most or 1)
+    fits = room(DESCRIPTORS_A_CALL)
+    if fits.count < (chosen.most or 1):
+        raise PlanError(f"--most {chosen.most or 1}: only {fits.count} calls at once fit: {fits.because}")
     settings = Settings(
         search=Search(
-            min(_MOST, fits.calls) if chosen.most is None else chosen.most,
+            min(_MOST, fits.count) if chosen.most is None else chosen.most,
             start=chosen.start,
             resolution=chosen.resolution,
             confirm=chosen.confirm,
@@ -75,6 +76,7 @@ def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *,
         calls=chosen.calls,
         warm_up_seconds=chosen.warm_up,
         seed=chosen.seed,
+        fits=fits,
     )
     folder = Path(chosen.journals or f"runs/capacity-{file.path.stem}-{_stamp()}")
     _make(folder)
@@ -88,7 +90,7 @@ def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *,
             sys.stdout.writelines(f"{line}\n" for line in told(news, file.plan.target.name))
         sys.stdout.flush()
     assert found is not None, "a search ends with what it found, or raises"
-    return _exit_code(found, chosen.at_least)
+    return exit_code(found, chosen.at_least)
 
 
 def _conclude(found: Capacity, json: TextIO | None) -> None:
@@ -102,17 +104,24 @@ def _conclude(found: Capacity, json: TextIO | None) -> None:
             raise JournalError(f"{json.name}: the result cannot be written there: {error.strerror}") from None
 
 
-def _exit_code(found: Capacity, at_least: int | None) -> int:
+def exit_code(found: Capacity, at_least: int | None) -> int:
     """As of a verdict; with `at_least`, of the demand that the capacity be no less."""
     answer = found.answer
     if answer.limit is Limit.UNFINISHED and not found.seen:
         return INTERRUPTED
     if at_least is None:
         return EXIT_CODE[found.outcome]
-    if answer.passed >= at_least:
+    if answer.passed >= at_least and _believed(found, answer.passed, Outcome.PASS):
         return EXIT_CODE[Outcome.PASS]
-    below = answer.failed is not None and answer.failed <= at_least
-    return EXIT_CODE[Outcome.FAIL if below else max(found.outcome, Outcome.INCONCLUSIVE, key=list(Outcome).index)]
+    if answer.failed is not None and answer.failed <= at_least and _believed(found, answer.failed, Outcome.FAIL):
+        return EXIT_CODE[Outcome.FAIL]
+    return EXIT_CODE[max(found.outcome, Outcome.INCONCLUSIVE, key=list(Outcome).index)]
+
+
+def _believed(found: Capacity, at_once: int, outcome: Outcome) -> bool:
+    """A search that was cut short has not confirmed what it saw last."""
+    times = sum(one.outcome is outcome for one in found.at(at_once))
+    return found.answer.limit is not Limit.UNFINISHED or times >= found.confirm
 
 
 def _make(folder: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,31 +14,41 @@ from rich.console import Console
 
 from busyhour.capacity.level import Level, gates_of, plan_at
 from busyhour.capacity.reading import Reading, broken, cause, read
-from busyhour.capacity.room import targets_room
 from busyhour.conduct import SIGNALS, Conducted, conduct
 from busyhour.errors import PlanError, ServiceError
 from busyhour.gates import judge
+from busyhour.gates.health import TARGET
 from busyhour.journal import open_run
 from busyhour.model import Outcome, Phase, Plan, Verdict
 from busyhour.planfile import PlanFile
+from busyhour.preflight import Room
 from busyhour.statistics.capacity import Answer, Limit, Search, Tried, Try
 from busyhour.statistics.scalability import Scalability, fit
+
+_STAYED_UP = TARGET[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """search: how to look. window_seconds: the least that is measured at a held level; calls: as many are measured at
-    least. warm_up_seconds: 0: as long as a call is, which the first level tells. Raises PlanError."""
+    least. warm_up_seconds: 0: as long as a call is, which the first level tells. fits: what the harness has room for;
+    None: whatever is asked for. Raises PlanError."""
 
     search: Search
     window_seconds: float = 60.0
     calls: int = 30
     warm_up_seconds: float = 0.0
     seed: int = 0
+    fits: Room | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.window_seconds < 86_400 or self.calls < 1 or not 0 <= self.warm_up_seconds < 86_400:
             raise PlanError("a capacity search needs a window of some seconds, a call to measure, and a warm-up >= 0")
+
+    @property
+    def bound(self) -> Room | None:
+        """What the most that is tried is due to, if not to whoever asked."""
+        return self.fits if self.fits is not None and self.fits.count == self.search.most else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +71,18 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What the search came to. law: None for fewer than three levels. notes: what else a reader must know."""
+    """What the search came to. confirm: runs that had to agree. room: what
+    `most` is due to, if to the harness. law: None for fewer than three
+    levels. notes: what else a reader must know."""
 
     answer: Answer
     phase: str
     target: str
     most: int
+    confirm: int
     seen: Sequence[Seen]
     folder: Path
+    room: Room | None = None
     law: Scalability | None = None
     notes: tuple[str, ...] = ()
 
@@ -108,7 +121,6 @@ class _Search:
     folder: Path
     console: Console
     conducting: Conducting
-    most: int
     seen: list[Seen] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -121,7 +133,7 @@ class _Search:
         if self.seen and silent and self.seen[-1].outcome not in {Outcome.FAIL, Outcome.INVALID}:
             self.notes.append(f"the phase {self.phase.name!r} had no calls, so there is no load to raise")
             return self.settings.search.answer([], Limit.UNFINISHED)
-        return replace(self.settings.search, most=self.most).next([one.tried for one in self.seen])
+        return self.settings.search.next([one.tried for one in self.seen])
 
     def level(self, wanted: Try) -> Level:
         call_seconds = self._call_seconds()
@@ -153,7 +165,8 @@ class _Search:
     def carry_out(self, level: Level) -> tuple[Seen | None, bool]:
         """What was seen (None of a level that was stopped), and whether somebody wants it all to end."""
         number = len(self.seen) + 1
-        varied = plan_at(self.plan, self.phase, level)
+        fits = self.settings.fits
+        varied = plan_at(self.plan, self.phase, level, places=None if fits is None else fits.count)
         journal = self.folder / f"{number:02}-{level.name.replace(' ', '-')}.journal"
         conducted = self.conducting(
             self.file,
@@ -170,7 +183,8 @@ class _Search:
             services = [service.name for service in varied.everyone]
             reading = read(run, self.phase.name, level, services)
         outcome, broke, on = judgement.outcome, broken(judgement), ""
-        if outcome in {Outcome.FAIL, Outcome.INVALID}:
+        died = broke is not None and broke.gate == _STAYED_UP.name  # it says itself what of
+        if outcome in {Outcome.FAIL, Outcome.INVALID} and not died:
             cores, invalid = len(os.sched_getaffinity(0)), outcome is Outcome.INVALID
             found = cause(reading, self.plan.target.name, machine_cores=cores, invalid=invalid)
             on = found.words
@@ -186,22 +200,7 @@ class _Search:
             on=on,
         )
         self.seen.append(seen)
-        self._note_the_targets_room()
         return seen, conducted.interrupted
-
-    def _note_the_targets_room(self) -> None:
-        """Ask for no more than the target has file descriptors for, now that it is known what a call takes."""
-        target = self.plan.target.name
-        files = {
-            one.level.at_once: one.reading.open_files[target]
-            for one in self.seen
-            if target in one.reading.open_files and not one.level.open_loop
-        }
-        fits = targets_room(files, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        largest = max(one.level.at_once for one in self.seen)
-        if fits is not None and largest <= fits.calls < self.most:
-            self.most = fits.calls
-            self.notes.append(f"no more than {fits.calls} calls at once were tried: {fits.because}")
 
     def capacity(self, answer: Answer) -> Capacity:
         held = [one for one in self.seen if one.outcome is not Outcome.INVALID and not one.level.open_loop]
@@ -211,7 +210,9 @@ class _Search:
             answer=answer,
             phase=self.phase.name,
             target=self.plan.target.name,
-            most=self.most,
+            most=self.settings.search.most,
+            confirm=self.settings.search.confirm,
+            room=self.settings.bound,
             seen=tuple(self.seen),
             folder=self.folder,
             law=fit([n for n, _ in points], [x for _, x in points]),
@@ -250,7 +251,7 @@ def find(
     """
     if not gates_of(file.plan, phase):
         raise PlanError(f"no gate of the plan reads the phase {phase.name!r} alone, so every load would pass; add one")
-    search = _Search(file, phase, settings, folder, console, conducting, settings.search.most)
+    search = _Search(file, phase, settings, folder, console, conducting)
     with _remembered() as signals:
         while isinstance(following := search.following(), Try):
             try:

@@ -13,11 +13,15 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from busyhour.arrivals import Constant
+from busyhour.bulk import Bulk
+from busyhour.capacity.files import Fullest
 from busyhour.errors import PlanError
 from busyhour.model import SECOND, Arrival, Arrivals, Due, Gate, Phase, Plan, Variation, Workload
 from busyhour.planfile import vary
 from busyhour.probes.process import Process
 from busyhour.workloads.call import BargeIn, Call, Say
+from busyhour.workloads.function import Function
+from busyhour.workloads.idle import Idle
 
 FIRST_CALLS = 2
 """Calls of the first level, one after the other: how long a call is, and whether one is answered as it must be."""
@@ -133,9 +137,10 @@ class Windowed:
             self._after.discard(task)
 
 
-def plan_at(plan: Plan, phase: Phase, level: Level) -> Plan:
+def plan_at(plan: Plan, phase: Phase, level: Level, *, places: int | None = None) -> Plan:
     """The plan with this phase alone, at this level, and the gates that read it or the whole run; with the processor
-    time and the memory of every service's processes read, whatever the plan reads."""
+    time, the memory and the files of every service's processes read, whatever the plan reads. places: how many calls
+    there is room for at once, be they late."""
     lasts_seconds = level.warm_up_seconds + level.window_seconds + (0 if level.open_loop else level.call_seconds)
     windowed = Windowed(
         phase.workload,
@@ -144,23 +149,29 @@ def plan_at(plan: Plan, phase: Phase, level: Level) -> Plan:
         lasts_ns=round(lasts_seconds * SECOND),
     )
     at_once = max(phase.at_once, level.at_once * (_ROOM if level.open_loop else 1))
+    at_once = at_once if places is None else max(level.at_once, min(places, at_once))
     changed = replace(phase, arrivals=level.arrivals, workload=windowed, at_once=at_once)
     alone = vary(plan, Variation(name=level.name, phases=[changed]), [phase.name])
     watched = {probe.service for probe in plan.probes if isinstance(probe, Process)}
     probes = [*plan.probes, *(Process(service) for service in plan.everyone if service.name not in watched)]
-    return replace(alone, probes=probes)
+    return replace(alone, probes=[*probes, Fullest(plan.target)])
 
 
 def phase_of(plan: Plan, name: str = "") -> Phase:
     """The phase of that name; without one the first in which somebody talks and nothing is broken on purpose.
 
-    Raises PlanError when there is none, or when no gate reads it.
+    Raises PlanError when there is none, when it has no calls, or when no gate reads it.
     """
     known = ", ".join(phase.name for phase in plan.phases)
     if name:
         found = next((phase for phase in plan.phases if phase.name == name), None)
         if found is None:
             raise PlanError(f"--phase {name}: the plan has no such phase; it has {known}")
+        if isinstance(found.workload, Bulk | Function | Idle):
+            raise PlanError(
+                f"--phase {name}: its workload is {type(found.workload).__name__}, and what is searched for is a "
+                f"number of calls; choose a phase with calls (the plan has {known})"
+            )
     else:
         found = next((phase for phase in plan.phases if not phase.faults and _conversational(phase.workload)), None)
         if found is None:

@@ -13,7 +13,17 @@ from busyhour.statistics.wording import number
 
 HARNESS = "harness"
 _SATURATED = 0.85  # of what there is: beyond it, queues are longer than what is in them
+_SPENT = 0.95  # of the files it may have open: they are counted but once a second
 _REASONS_TOLD = 3
+_TURNED_AWAY = {"busy", "media refused", "rejected"}  # outcomes of calls that the target said no to
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """How many files the process nearest to its limit had open, and that limit."""
+
+    open: float
+    limit: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,7 @@ class Reading:
     cores: Mapping[str, float] = field(default_factory=dict)
     memory_mb: Mapping[str, float] = field(default_factory=dict)
     processes: Mapping[str, float] = field(default_factory=dict)
-    open_files: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, Files] = field(default_factory=dict)
     lateness_ms: float | None = None
 
 
@@ -52,6 +62,7 @@ def read(run: Run, phase: str, level: Level, services: Sequence[str]) -> Reading
         }
         return {service: value for service, value in found.items() if value is not None}
 
+    limits = each("fullest_fds_limit", of="most")
     return Reading(
         calls=len(calls),
         in_progress=in_progress,
@@ -62,7 +73,7 @@ def read(run: Run, phase: str, level: Level, services: Sequence[str]) -> Reading
         cores={service: percent / 100 for service, percent in each("cpu_pct").items()},
         memory_mb=each("rss_mb", of="most"),
         processes=each("processes", of="most"),
-        open_files=each("fds", of="most"),
+        files={service: Files(opened, limits[service]) for service, opened in each("fullest_fds", of="most").items()},
         lateness_ms=_p99(run.samples(HARNESS, "send_lateness_ms", phase)),
     )
 
@@ -132,13 +143,19 @@ class Cause:
 
 
 def cause(reading: Reading, target: str, *, machine_cores: int, invalid: bool = False) -> Cause:
-    """As far as the probes tell: the processor of the target, of a twin, of the machine; errors; or lateness with time
-    to spare. A machine that is full of target and harness together is that of the target, too: it is said by how much.
+    """As far as the probes tell: the target's limit of open files, its processor, its own refusals, the processor of a
+    twin, of the machine; errors; or lateness with time to spare. Whom a slow twin holds up is late, and turns nobody
+    away for it. A machine that is full of target and harness together is that of the target, too: it is said by how
+    much.
     invalid: it was the harness that was late, so of the target no more is said than what it used.
     """
     saturated = [who for who, _ in _greatest(reading.cores) if _saturated(reading, who, machine_cores)]
+    if reading.failed and (exhausted := _out_of_files(reading, target)) and not invalid:
+        return Cause(exhausted)
     if target in saturated and not invalid:
-        return Cause(f"CPU: {_used(reading, target)}")
+        return Cause(f"CPU: {_used(reading, target)}" + (f", and {_refusals(reading)}" if _refusals(reading) else ""))
+    if _refusals(reading) and not invalid:
+        return Cause(f"refusals: {target} {_refusals(reading)}, which is a limit of its own")
     if parts := [who for who in saturated if who != target]:
         return Cause(f"CPU: {_used(reading, parts[0])}, which is of the harness and not of the target", harness=True)
     if sum(reading.cores.values()) >= _SATURATED * machine_cores:
@@ -153,11 +170,30 @@ def _late_harness(reading: Reading, machine_cores: int) -> Cause:
     return Cause(f"lateness of the harness{own}, {used} of the machine's {machine_cores} cores used by all of the run")
 
 
+def _out_of_files(reading: Reading, target: str) -> str:
+    files = reading.files.get(target)
+    if files is None or files.open < _SPENT * files.limit:
+        return ""
+    return f"files: a process of {target} has {files.open:.0f} open and may have {files.limit:.0f} (`ulimit -n`)"
+
+
+def _refusals(reading: Reading) -> str:
+    """ "" where the most of what failed was not refused."""
+    refused = {reason: count for reason, count in reading.failed.items() if reason in _TURNED_AWAY}
+    total = sum(refused.values())
+    if 2 * total <= sum(reading.failed.values()):
+        return ""
+    return f"turned {total} of {reading.calls} calls away ({_counted(refused)})"
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in Counter(reasons).most_common(_REASONS_TOLD))
+
+
 def _errors_or_lateness(reading: Reading, target: str) -> Cause:
     if reading.failed:
-        reasons = Counter(reading.failed).most_common(_REASONS_TOLD)
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        return Cause(f"errors: {sum(reading.failed.values())} of {reading.calls} calls failed ({told})")
+        failed = sum(reading.failed.values())
+        return Cause(f"errors: {failed} of {reading.calls} calls failed ({_counted(reading.failed)})")
     if target not in reading.cores:
         return Cause("lateness; the target's CPU is not known")
     return Cause(f"lateness, while {_used(reading, target)}: it waits, and does not compute")

@@ -67,7 +67,8 @@ def lines_of(capacity: Capacity) -> Iterator[str]:
     """The end of the search, for people."""
     yield sentence(capacity)
     if (a_call := _memory_a_call(capacity)) is not None:
-        yield f"Each further call costs {capacity.target} {number(a_call)} MB."
+        cost = f"{number(a_call)} MB" if a_call > 0 else "no memory that could be seen"
+        yield f"Each further call costs {capacity.target} {cost}."
     if capacity.law is not None:
         yield _law(capacity.law)
     if capacity.answer.shaky:
@@ -114,6 +115,8 @@ def _bound(capacity: Capacity) -> str:
             failed = f", {answer.failed} fail{_why(capacity, answer.failed)}" if answer.failed else ""
             return f"{answer.bound} could not be decided{why}{failed}"
         case Limit.ASKED:
+            if capacity.room is not None:
+                return f"and more than {capacity.most} were not tried: {capacity.room.because}"
             return f"and more than {capacity.most} were not asked for: the target's limit lies higher"
         case Limit.UNFINISHED:
             failed = f"; {answer.failed} fail{_why(capacity, answer.failed)}" if answer.failed else ""
@@ -183,13 +186,13 @@ def _law(law: Scalability) -> str:
         f"contention {number(100 * law.contention.value)} %, coherency {number(100 * law.coherency.value)} %, "
         f"n={law.n} up to {number(law.reached)} in progress"
     )
-    if isinf(law.knee.value):
-        shown = "too few levels for an interval" if law.knee.low is None else f"none below {number(law.knee.low)} calls"
-        return f"Universal Scalability Law: no knee, {shown}: throughput rises with every call ({told})."
     low, high = law.knee.low, law.knee.high
-    interval = "no interval: too few levels" if low is None or high is None else f"{number(low)}-{number(high)}"
-    if high is not None and isinf(high):
-        interval = f"{number(low or 0)} or more"
+    if low is None or high is None or (low <= 1 and isinf(high)):
+        return f"Universal Scalability Law: too few levels, or too near to each other, to tell a knee ({told})."
+    if isinf(law.knee.value):
+        shown = f"none below {number(low)} calls"
+        return f"Universal Scalability Law: no knee, {shown}: throughput rises with every call ({told})."
+    interval = f"{number(low)} or more" if isinf(high) else f"{number(low)}-{number(high)}"
     beyond = ", beyond what was measured" if law.knee.value > law.reached else ""
     return f"Universal Scalability Law: the knee is at {number(law.knee.value)} calls ({interval}){beyond}; {told}."
 

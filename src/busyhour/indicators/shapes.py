@@ -21,6 +21,7 @@ TOLD_AT_MOST = 160
 """Characters of an example in a sentence."""
 PHASES_TOLD = 3
 REASONS_TOLD = 3
+HARNESS = "harness"
 Read = Callable[[Run, str], Sequence[Reading]]
 """Reads the run's operations of a phase."""
 
@@ -311,7 +312,8 @@ class SampleQuantile:
 
     def __call__(self, run: Run) -> Estimate:
         phases: list[str | None] = [mark.name for mark in run.marks("phase.began")] if self.worst_phase else []
-        found = [self._in(run, phase) for phase in phases or [self.phase]]
+        sources = [self.source, *_workers(run, self.source)]
+        found = [self._in(run, source, phase) for source in sources for phase in phases or [self.phase]]
         measured = [one for one in found if one.value is not None]
         n = sum(one.n for one in measured)
         if not measured:
@@ -320,11 +322,19 @@ class SampleQuantile:
         worst = max(measured, key=lambda one: one.value or 0)
         return estimated(self.what, self.unit, Exact(worst.value, n, worst.note if len(measured) > 1 else ""))
 
-    def _in(self, run: Run, phase: str | None) -> Exact:
-        samples = [s for s in run.samples(self.source, self.sample, phase) if not isnan(s.value)]
+    def _in(self, run: Run, source: str, phase: str | None) -> Exact:
+        samples = [s for s in run.samples(source, self.sample, phase) if not isnan(s.value)]
         counts = [sample.count for sample in samples]
         value = weighted_quantile([sample.value for sample in samples], counts, self.q)
-        return Exact(value, sum(counts), f"in {phase}, the worst phase" if self.worst_phase and phase else "")
+        notes = [f"in {phase}, the worst phase"] if self.worst_phase and phase else []
+        notes += [f"of {source}, the worst process"] if source != self.source else []
+        return Exact(value, sum(counts), ", ".join(notes))
+
+
+def _workers(run: Run, source: str) -> list[str]:
+    """The sources of its workers' own samples, where the harness was several processes: it is as good as its worst."""
+    told = run.meta.get("harnesses", [])
+    return [name for name in told if isinstance(name, str)] if source == HARNESS and isinstance(told, list) else []
 
 
 @dataclass(frozen=True)

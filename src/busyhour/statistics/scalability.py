@@ -71,7 +71,7 @@ def fit(at_once: Sequence[float], throughput: Sequence[float]) -> Scalability | 
     rates = np.geomspace(measured.slowest / 4, measured.fastest * 4, _GRID).tolist()
     return Scalability(
         rate=_interval(measured.by_rate, rate, rates, limit),
-        contention=_interval(measured.by_contention, sigma, small, limit),
+        contention=_interval(measured.by_contention, sigma, small, limit, most=1.0),
         coherency=_interval(measured.by_coherency, kappa, small, limit),
         knee=_interval(measured.by_knee, knee, knees, limit),
         n=len(points),
@@ -165,14 +165,16 @@ def _least(of: Callable[[float], float], grid: Sequence[float]) -> float:
     return (low + high) / 2
 
 
-def _interval(of: Callable[[float], float], value: float, grid: Sequence[float], limit: float | None) -> Interval:
-    """Outwards from the value for as long as the sum of squares stays within the limit; open at an end of the grid that
-    is still within it."""
+def _interval(
+    of: Callable[[float], float], value: float, grid: Sequence[float], limit: float | None, *, most: float = inf
+) -> Interval:
+    """Outwards from the value for as long as the sum of squares stays within the limit; up to `most`, than which it is
+    never greater, where the upper end of the grid is still within it."""
     if limit is None:
         return Interval(value)
     low = _edge(of, value, [x for x in reversed(grid) if x < value], limit)
     high = _edge(of, value, [x for x in grid if x > value], limit)
-    return Interval(value, low, inf if high == grid[-1] else high)
+    return Interval(value, low, most if high == grid[-1] else high)
 
 
 def _edge(of: Callable[[float], float], value: float, outwards: Sequence[float], limit: float) -> float:

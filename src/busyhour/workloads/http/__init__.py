@@ -12,7 +12,6 @@ answer", "headers too large", "certificate refused: ...", "not reached" (of a se
 
 from __future__ import annotations
 
-import resource
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,6 @@ from busyhour.workloads.http.asking import Check, Contains, Delete, Get, JSONEqu
 from busyhour.workloads.http.flood import Address, Flood
 
 __all__ = ["Check", "Contains", "Delete", "Get", "Http", "JSONEquals", "Patch", "Post", "Put", "Request"]
-
-_OWN_FILES = 100  # descriptors for the journal, the services and the probes
-_PORTS = 28_000  # ephemeral ports of Linux, for one address of a server (ip_local_port_range)
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,8 @@ class Http:
         found += [problem for script in self._scripts for request in script for problem in request.problems()]
         if not 0 < self.timeout_seconds <= 3600:
             found.append(f"Http: timeout_seconds={self.timeout_seconds:g}: it must be more than 0 and at most 3600")
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES
-        fits = min(_PORTS, files)
         if self.connections < 1:
             found.append(f"Http: connections={self.connections}: give at least 1")
-        elif self.connections > fits:
-            why = "open files (ulimit -n)" if files < _PORTS else "ports between two addresses"
-            found.append(f"Http: connections={self.connections}: {fits} fit; {why} are no more")
         return found
 
     async def perform_all(self, stretch: Stretch) -> None:
@@ -69,7 +60,8 @@ class Http:
         except ValueError as error:
             raise ServiceError(f"the target cannot be asked over HTTP: {error}") from None
         timeout_ns = round(self.timeout_seconds * SECOND)
-        await Flood(stretch, self._scripts, address, connections=self.connections, timeout_ns=timeout_ns).run()
+        connections = max(1, stretch.share.part(self.connections))
+        await Flood(stretch, self._scripts, address, connections=connections, timeout_ns=timeout_ns).run()
 
     async def perform(self, arrival: Arrival) -> None:
         """One arrival on a connection of its own; its requests become operations, and no samples."""

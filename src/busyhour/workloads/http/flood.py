@@ -40,6 +40,8 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url!r} is no http:// or https:// URL")
+        if parts.path not in {"", "/"} or parts.query:
+            raise ValueError(f"{url!r} has a path; leave it to the requests, each of which has its whole path")
         secure = parts.scheme == "https"
         context = (tls or ssl.create_default_context()) if secure else None
         return cls(parts.hostname, parts.port or (443 if secure else 80), context)
@@ -74,7 +76,7 @@ class Flood:
         self._bodies = any(request.checks for request in chain.from_iterable(scripts))
         self._most, self._timeout_ns = connections, timeout_ns
         self._counts, self._tally = stretch.counts, Tally(stretch.phase, stretch.write)
-        self._number = 0  # of the last arrival
+        self._number = 0  # of arrivals so far
         self._ended_ns: int | None = None  # when the schedule had no more
         self._waiting: deque[Asked] = deque()
         self._idle: list[Connection] = []
@@ -143,7 +145,8 @@ class Flood:
                 if began_ns + due > now_ns:
                     self._alarms.at(max(began_ns + due, now_ns + _APART_NS), self._take_up)
                     return
-                number = self._number = self._number + 1
+                number = stretch.share.number(self._number) + 1
+                self._number += 1
                 if counts.started - counts.finished >= stretch.at_once:
                     counts.dropped += 1
                     continue

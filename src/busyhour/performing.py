@@ -1,0 +1,250 @@
+"""Performs the arrivals of a phase, or a share of them, on schedule; and keeps count for whoever watches.
+
+Arrivals are open: what is due starts when it is due, however the system fares; what finds no place is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from random import Random
+
+from busyhour.bulk import Bulk, Counts, Stretch
+from busyhour.errors import PlanError
+from busyhour.keeping import Keeper
+from busyhour.model import (
+    MS,
+    Arrival,
+    CallSetup,
+    Carrier,
+    Clock,
+    Due,
+    Endpoint,
+    Line,
+    Mark,
+    Operation,
+    Phase,
+    Sample,
+)
+from busyhour.recording import Recordable
+from busyhour.share import WHOLE, Share
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is going on, for whoever watches; who performs, alone writes it."""
+
+    phase: str = ""
+    phase_number: int = 0
+    phases: int = 0
+    began_ns: int = 0
+    started: int = 0
+    finished: int = 0
+    failed: int = 0
+    dropped: int = 0
+    turns: int = 0
+    missed: int = 0
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=500))
+    lateness_p99_ms: float | None = None
+    doing: str = "starting"
+
+    @property
+    def in_progress(self) -> int:
+        return self.started - self.finished
+
+    def quantile_ms(self, q: float) -> float | None:
+        """A running quantile of the last turns' response latency: to look at, never to judge by."""
+        ordered = sorted(self.latencies_ms)
+        return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else None
+
+    def enter(self, phase: Phase, number: int, at_ns: int) -> None:
+        self.phase, self.phase_number, self.began_ns = phase.name, number, at_ns
+        self.started = self.finished = self.failed = self.dropped = self.turns = self.missed = 0
+        self.latencies_ms.clear()
+        self.doing = "calling"
+
+    def note(self, operation: Operation) -> None:
+        if operation.kind == "call":
+            self.failed += operation.outcome != "ok"
+        elif operation.kind == "turn":
+            self.turns += 1
+            self.missed += operation.ended_ns is None
+            if operation.ended_ns is not None:
+                self.latencies_ms.append(max(0, operation.ended_ns - operation.due_ns) / MS)
+
+    def note_lateness(self, samples: list[tuple[float, int]]) -> None:
+        """Of frames, (ms, count) each."""
+        lateness = sorted(samples)
+        if lateness:
+            beyond = 0.01 * sum(count for _, count in lateness)
+            while len(lateness) > 1 and lateness[-1][1] <= beyond:
+                beyond -= lateness.pop()[1]
+            self.lateness_p99_ms = lateness[-1][0]
+
+
+class Performance:
+    """The arrivals of one phase after another; `take_dropped` says which of them found no place since it was asked."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        seed: int,
+        carrier: Carrier | None,
+        write: Callable[[Operation | Sample | Mark], None],
+        progress: Progress,
+        share: Share = WHOLE,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._clock, self._seed, self._carrier, self._write = clock, seed, carrier, write
+        self._progress, self._share, self._keeper = progress, share, keeper
+        self._bulk: Counts | None = None  # of the phase, if its workload performs it by itself
+        self._dropped_untold = 0
+
+    async def perform(self, phase: Phase, target: Endpoint, began_ns: int) -> None:
+        """All of them, from `began_ns` on, until the last is over; cancelled, they are cut off.
+
+        An exception of a workload is a bug: it comes out of here, in a group.
+        """
+        if self._keeper is not None:
+            self._keeper.enter(phase.name)
+        if isinstance(phase.workload, Bulk):
+            await self._in_bulk(phase.workload, phase, target, began_ns)
+            return
+        try:
+            await self._one_by_one(phase, target, began_ns)
+        finally:
+            if self._keeper is not None and (told := self._keeper.told()):
+                self._write(Mark(self._clock.now_ns(), "recordings", phase.name, told))
+
+    def follow(self) -> None:
+        """Have the progress say how a workload stands that performs a phase by itself."""
+        if self._bulk is not None:
+            progress, counts = self._progress, self._bulk
+            self._dropped_untold += counts.dropped - progress.dropped
+            progress.started, progress.finished = counts.started, counts.finished
+            progress.failed, progress.dropped = counts.failed, counts.dropped
+            progress.turns, progress.missed = counts.turns, counts.missed
+            progress.latencies_ms.extend(counts.latencies_ms)
+            counts.latencies_ms.clear()
+            if counts.lateness_p99_ms is not None:
+                progress.lateness_p99_ms = counts.lateness_p99_ms
+
+    def take_dropped(self) -> int:
+        """How many since the last time."""
+        dropped, self._dropped_untold = self._dropped_untold, 0
+        return dropped
+
+    async def _one_by_one(self, phase: Phase, target: Endpoint, began_ns: int) -> None:
+        finished = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+        progress, arrivals, at_once = (
+            self._progress,
+            self._share.arrivals(phase.arrivals),
+            self._share.part(phase.at_once),
+        )
+
+        def over(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            progress.finished += 1
+            finished.set()
+
+        async with asyncio.TaskGroup() as group:
+            nth = 0
+            while True:
+                gone = progress.finished + progress.dropped
+                due = arrivals.due_ns(nth, gone, self._clock.now_ns() - began_ns)
+                if due is Due.ENDED:
+                    break
+                if due is Due.PENDING:
+                    finished.clear()
+                    await finished.wait()
+                    continue
+                assert isinstance(due, int)
+                await self._clock.sleep_until(began_ns + due)
+                nth += 1
+                if progress.in_progress >= at_once:
+                    progress.dropped += 1
+                    self._dropped_untold += 1
+                    continue
+                progress.started += 1
+                arrival = self._arrival(phase, target, self._share.number(nth - 1) + 1, began_ns + due)
+                task = group.create_task(self._one(phase, arrival))
+                tasks.add(task)
+                task.add_done_callback(over)
+            await self._drain(tasks, phase.drain_seconds)
+
+    async def _one(self, phase: Phase, arrival: Arrival) -> None:
+        try:
+            await phase.workload.perform(arrival)
+        finally:
+            if self._keeper is not None:
+                self._keeper.settle(arrival.id)
+
+    async def _in_bulk(self, workload: Bulk, phase: Phase, target: Endpoint, began_ns: int) -> None:
+        self._bulk = Counts()
+        stretch = Stretch(
+            phase=phase.name,
+            arrivals=self._share.arrivals(phase.arrivals),
+            at_once=self._share.part(phase.at_once),
+            drain_seconds=phase.drain_seconds,
+            began_ns=began_ns,
+            clock=self._clock,
+            target=target,
+            write=self._write,
+            counts=self._bulk,
+            share=self._share,
+        )
+        try:
+            await workload.perform_all(stretch)
+        finally:
+            self.follow()
+            self._bulk = None
+
+    async def _drain(self, tasks: set[asyncio.Task[None]], seconds: float) -> None:
+        self._progress.doing = "waiting for the last calls"
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+
+    def _arrival(self, phase: Phase, target: Endpoint, number: int, due_ns: int) -> Arrival:
+        return Arrival(
+            id=f"{phase.name}/{number}",
+            phase=phase.name,
+            due_ns=due_ns,
+            clock=self._clock,
+            random=Random(f"{self._seed}/{phase.name}/{number}"),
+            dial=partial(self._dial, target, f"{phase.name}/{number}"),
+            record=self._record,
+            target=target,
+        )
+
+    def _dial(self, target: Endpoint, arrival: str, setup: CallSetup) -> AbstractAsyncContextManager[Line]:
+        carrier, keeper = self._carrier, self._keeper
+        if carrier is None:
+            raise PlanError(f"the call {setup.id} cannot be placed: the plan has no carrier; give it one")
+        if keeper is not None and (record_ns := keeper.begin(setup.id, arrival)):
+            return _recorded(carrier, target, replace(setup, record_ns=record_ns), keeper)
+        return carrier.dial(target, setup)
+
+    def _record(self, operation: Operation) -> None:
+        if self._keeper is not None:
+            self._keeper.note(operation)
+        self._progress.note(operation)
+        self._write(operation)
+
+
+@asynccontextmanager
+async def _recorded(carrier: Carrier, target: Endpoint, setup: CallSetup, keeper: Keeper) -> AsyncIterator[Line]:
+    line: Line | None = None
+    try:
+        async with carrier.dial(target, setup) as line:
+            yield line
+    finally:
+        if isinstance(line, Recordable):
+            keeper.heard(setup.id, line.recorded())
