@@ -55,6 +55,8 @@ lock: $(VENV)/.ready-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-annotate --extra dev pyproject.toml systems/voice_agent/pyproject.toml requirements/build.in -o requirements/dev.txt \
 		--constraint requirements/run.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--no-annotate benchmarks/peers_requirements.in -o benchmarks/peers_requirements.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -207,14 +207,13 @@ class Demands:
         self._of_the_barge_in(limits)
         self._of_the_brown_out(limits)
         self._of_the_harness()
-        harmful = {id(control.red): self._explained(control.red) for control in self.controls}
-        self.controls = [
-            replace(c, red=harmful[id(c.red)], benign=harmful.get(id(c.benign), c.benign)) for c in self.controls
-        ]
+        # What is harmless to the one gate may be past the limit of another.
+        explained = {id(v): self._explained(v) for c in self.controls for v in (c.red, c.benign)}
+        self.controls = [replace(c, red=explained[id(c.red)], benign=explained[id(c.benign)]) for c in self.controls]
 
-    def _explained(self, red: Variation) -> Variation:
-        words = next((words for defect, words in HARMS.items() if red.name.startswith(defect)), ())
-        return replace(red, may_redden=[gate for gate in self.gates if any(word in gate.name for word in words)])
+    def _explained(self, variation: Variation) -> Variation:
+        words = next((words for defect, words in HARMS.items() if variation.name.startswith(defect)), ())
+        return replace(variation, may_redden=[gate for gate in self.gates if any(word in gate.name for word in words)])
 
     def _of_the_greeting(self, limits: Profile) -> None:
         greeting, limit = self._phases.greeting, limits.first_audio_p90

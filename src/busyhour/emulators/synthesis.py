@@ -251,9 +251,10 @@ class Speech:
             for chunk in chunks:
                 message = shape(chunk)
                 await self._twin.clock.sleep_until(self.made_until_ns)
+                sent_ns = self._twin.clock.now_ns()  # before: once it is sent, others may be given the processor
                 await send(message)
                 self._octets += len(chunk.octets)
-                self.first_audio_ns = self.first_audio_ns or self._twin.clock.now_ns()
+                self.first_audio_ns = self.first_audio_ns or sent_ns
                 self.made_until_ns += round(chunk.step_ms * MS)
             if stalls:
                 await hang()
