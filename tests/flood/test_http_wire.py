@@ -175,7 +175,10 @@ async def test_two_answers_to_one_request_and_an_answer_to_none_end_the_connecti
 
 
 async def test_who_is_slow_is_given_up_and_the_time_runs_from_when_it_was_due() -> None:
-    """One connection, 30 ms for each answer, all due at once: the k-th takes k times as long."""
+    """One connection, 30 ms for each answer, all due at once: the k-th takes k times as long.
+
+    The loop's timers count in ms, so that 30 ms may be over 1 ms early.
+    """
 
     async def talk(peer: Peer) -> None:
         while await peer.request():
@@ -185,7 +188,7 @@ async def test_who_is_slow_is_given_up_and_the_time_runs_from_when_it_was_due() 
     async with raw_server(talk) as url:
         done = await flooded(Http([Get("/")], connections=1, timeout_seconds=0.2), url, Burst(20))
     fine = [sample.value for sample in done.run.samples("requests", "latency_ms") if sample.value < 1e9]
-    assert all(value >= 30 * (k + 1) for k, value in enumerate(fine))
+    assert all(value >= 29 * (k + 1) for k, value in enumerate(fine))
     service = [sample.value for sample in done.run.samples("requests", "service_ms")]
     assert max(service) < 150 < max(fine)
     assert 2 <= done.outcomes.count("ok") <= 8

@@ -6,7 +6,6 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -28,11 +27,6 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     assert traces.left() == []
     assert SystemClock().now_ns() - began_ns < 20 * SECOND
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "run.journal"
 
 
 def said(capsys: pytest.CaptureFixture[str], gate: str) -> str:

@@ -16,23 +16,11 @@ from busyhour.journal import open_run
 from busyhour.model import Operation
 from busyhour.services import free_port
 
-from .runs import MARKER, Traces, busyhour, marks, operations, until
+from .runs import Traces, busyhour, marks, operations, until
 
 SHARED = Path(__file__).parents[1] / "plans" / "shared.py"
 WIRE = SHARED.with_name("wire.py")
 SOON_SECONDS = 90
-
-
-@pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
-    traces = Traces()
-    monkeypatch.setenv(MARKER, traces.value)
-    return traces
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "run.journal"
 
 
 class Swarm:

@@ -6,27 +6,13 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from busyhour.cli import main
 
-from .runs import MARKER, Traces, arguments, busyhour, marks, operations, until
+from .runs import Traces, arguments, busyhour, marks, operations, until
 
 SHARED = Path(__file__).parents[1] / "plans" / "shared.py"
 SOON_SECONDS = 60
 LONG = {"hold": 20, "calls": 200}
-
-
-@pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
-    traces = Traces()
-    monkeypatch.setenv(MARKER, traces.value)
-    return traces
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "run.journal"
 
 
 def workers(journal: Path) -> list[int]:

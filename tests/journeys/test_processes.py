@@ -11,23 +11,11 @@ from busyhour.cli import main
 from busyhour.journal import open_run
 from busyhour.model import Operation
 
-from .runs import MARKER, Traces, marks, operations
+from .runs import Traces, marks, operations
 
 MEMORY = Path(__file__).parents[1] / "plans" / "memory.py"
 SHARED = MEMORY.with_name("shared.py")
 TOO_SMALL = "the phase 'talk' has room for 1 at once, which 2 processes cannot share"
-
-
-@pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
-    traces = Traces()
-    monkeypatch.setenv(MARKER, traces.value)
-    return traces
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "run.journal"
 
 
 def run(plan: Path, journal: Path, processes: int, *words: str) -> int:

@@ -17,22 +17,10 @@ from busyhour.journal import FORMAT_VERSION, Journal
 from busyhour.model import Mark
 from busyhour.proc import stat
 
-from .runs import MARKER, Traces, arguments, busyhour, marks, operations, pid_of, until
+from .runs import arguments, busyhour, marks, operations, pid_of, until
 
 LONG = {"hold": 20, "model": "yes"}  # there is a mid-call
 SOON_SECONDS = 15
-
-
-@pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
-    traces = Traces()
-    monkeypatch.setenv(MARKER, traces.value)
-    return traces
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "run.journal"
 
 
 def in_a_call(journal: Path) -> bool:

@@ -57,7 +57,8 @@ async def media(request: web.Request) -> web.WebSocketResponse:
     sound = {"event": "media", "media": {"payload": SOUND}} | ({"streamSid": stream} if stream else {})
     for _ in range(20):
         await socket.send_json(sound)
-    await asyncio.sleep(0.2)  # in the middle of the call
+    for _ in range(10):  # frames of the caller: in the middle of the call
+        await socket.receive(5)
     account, api = os.environ.get("ACCOUNT", ""), os.environ["API"]
     if "TOKEN" in os.environ:
         url = f"{api}/2010-04-01/Accounts/{account}/Calls/{told['callSid']}.json"
