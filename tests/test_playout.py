@@ -24,9 +24,9 @@ def loud_ns(stretches: list[Stretch]) -> list[tuple[int, int]]:
     """The stretches of loud windows, joined where they touch."""
     joined: list[tuple[int, int]] = []
     for stretch in stretches:
-        for index, loud in enumerate(stretch.loud):
-            began_ns = stretch.began_ns + index * WINDOW_NS
-            ended_ns = min(began_ns + WINDOW_NS, stretch.ended_ns)
+        for index, loud in enumerate(stretch[2]):
+            began_ns = stretch[0] + index * WINDOW_NS
+            ended_ns = min(began_ns + WINDOW_NS, stretch[1])
             if loud and joined and joined[-1][1] == began_ns:
                 joined[-1] = (joined[-1][0], ended_ns)
             elif loud:
@@ -35,7 +35,7 @@ def loud_ns(stretches: list[Stretch]) -> list[tuple[int, int]]:
 
 
 def total_ns(stretches: list[Stretch]) -> int:
-    return sum(stretch.ended_ns - stretch.began_ns for stretch in stretches)
+    return sum(ended_ns - began_ns for began_ns, ended_ns, _ in stretches)
 
 
 def test_audio_plays_when_it_arrives_at_a_dry_queue_and_else_behind_what_waits() -> None:
@@ -58,7 +58,7 @@ def test_nothing_is_told_before_it_was_played() -> None:
     assert playout.played(0) == []
     assert total_ns(playout.played(17 * MS)) == 15 * MS  # whole windows only
     assert total_ns(playout.played(17 * MS)) == 0
-    assert playout.played(1 * SECOND)[0].began_ns == 15 * MS
+    assert playout.played(1 * SECOND)[0][0] == 15 * MS
     assert playout.played(1 * SECOND) == []
 
 
@@ -80,7 +80,7 @@ def test_audio_that_arrives_just_as_the_queue_runs_dry_goes_on_without_a_break()
     played += playout.played(FOREVER_NS)
     assert loud_ns(played) == [(40 * MS, playout.ended_ns)]
     # All windows but the last are whole: the second chunk finished the window that the first began.
-    assert {stretch.began_ns % WINDOW_NS for stretch in played} == {0}
+    assert {began_ns % WINDOW_NS for began_ns, _, _ in played} == {0}
 
 
 def test_clear_drops_what_was_not_played_and_cuts_the_window_in_play() -> None:
@@ -133,7 +133,7 @@ def test_marks_are_reached_when_the_audio_before_them_was_played() -> None:
     assert playout.clear(25 * MS).marks == ["after two"]
     playout.reached(FOREVER_NS)
     assert reached == ["at once", "after one frame"]
-    assert not playout.has_marks
+    assert not playout.marks
 
 
 def test_marks_are_bounded() -> None:
@@ -229,11 +229,11 @@ def test_all_that_was_pushed_is_played_or_dropped_once_and_in_order(
         else:
             played += playout.played(now_ns)
             playout.reached(now_ns)
-            assert all(stretch.ended_ns <= now_ns for stretch in played)
+            assert all(ended_ns <= now_ns for _, ended_ns, _ in played)
     played += playout.played(FOREVER_NS)
     playout.reached(FOREVER_NS)
     assert total_ns(played) + dropped_ns == pushed_ns
     assert came_back == marked
-    edges = [edge for stretch in played for edge in (stretch.began_ns, stretch.ended_ns)]
+    edges = [edge for stretch in played for edge in stretch[:2]]
     assert edges == sorted(edges)
-    assert not played or played[0].began_ns >= arrivals[0] + jitter_buffer_ns
+    assert not played or played[0][0] >= arrivals[0] + jitter_buffer_ns

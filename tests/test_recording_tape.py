@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from busyhour.clock import VirtualClock
 from busyhour.disturbance import Vice
+from busyhour.errors import ProtocolError
 from busyhour.listen import channels
 from busyhour.media.codec import Codec, codec
 from busyhour.media.leg import Leg
@@ -216,7 +217,8 @@ def test_what_is_no_audio_ends_the_call_and_leaves_the_sound_before_it() -> None
     async def play(call: Call) -> None:
         call.agent_says(tone(200))
         await call.sleep(20)
-        call.leg.media(b"!" * 216, call.clock.now_ns())
+        with pytest.raises(ProtocolError):
+            call.leg.media(b"!" * 216, call.clock.now_ns())
         await call.sleep(500)
 
     sound, _, agent = recorded(play)

@@ -3,11 +3,10 @@ import pybase64
 import pytest
 
 from busyhour.clock import VirtualClock
-from busyhour.errors import ProtocolError
 from busyhour.media.codec import Codec, codec
 from busyhour.media.leg import Leg
 from busyhour.media.speech import loud_windows
-from busyhour.media.studio import Batch, Studio, encode
+from busyhour.media.studio import Batch, Inbox, Studio, encode
 from busyhour.model import MS, Audio, Heard, HeardKind, Samples
 
 PCMU = codec("PCMU")
@@ -29,7 +28,9 @@ class Notebook:
         self.aligned = aligned
         self.windows: list[tuple[int, bytes]] = []
         self.samples: list[tuple[int, list[int]]] = []
-        self.refused: list[tuple[int, str]] = []
+
+    def take_silence(self, at_ns: int) -> bool:
+        return False
 
     def take_windows(self, loud: bytes, at_ns: int) -> bool:
         if self.aligned:
@@ -39,18 +40,6 @@ class Notebook:
     def take(self, samples: Samples, at_ns: int) -> None:
         self.samples.append((at_ns, samples.tolist()))
 
-    def refuse(self, failure: ProtocolError, at_ns: int) -> None:
-        self.refused.append((at_ns, str(failure)))
-
-
-def test_a_chunk_that_is_as_long_as_a_frame_in_base64_only_keeps_all_its_samples() -> None:
-    batch, ear = Batch(PCMU), Notebook()
-    payload = pybase64.b64encode(PCMU.encode(sound(20.25)))
-    assert len(payload) == batch.payload_bytes
-    batch.append((ear, 1, payload))
-    batch.decode()
-    assert [len(samples) for _, samples in ear.samples] == [162]
-
 
 @pytest.mark.parametrize("named", CODECS, ids=str)
 def test_a_batch_judges_every_frame_as_if_it_were_alone(named: Codec) -> None:
@@ -59,10 +48,8 @@ def test_a_batch_judges_every_frame_as_if_it_were_alone(named: Codec) -> None:
     levels = [0, 40, 300, 3_000, 30_000]
     noise = [np.random.default_rng(n).integers(-n - 1, n + 1, named.frame_samples).astype(np.int16) for n in levels]
     for n, samples in enumerate(noise):
-        payload = pybase64.b64encode(named.encode(samples))
-        assert len(payload) == batch.payload_bytes
-        batch.append((aligned, n, payload))
-        batch.append((inside, n, payload))
+        batch.append((aligned, n, named.encode(samples)))
+        batch.append((inside, n, named.encode(samples)))
     batch.decode()
     batch.decode()  # nothing is left
     decoded = [named.decode(named.encode(samples)) for samples in noise]
@@ -72,16 +59,32 @@ def test_a_batch_judges_every_frame_as_if_it_were_alone(named: Codec) -> None:
     assert any(b"\1" in loud for _, loud in aligned.windows)
 
 
-def test_one_bad_frame_does_not_spoil_the_batch() -> None:
-    batch, good, bad = Batch(PCMU), Notebook(), Notebook()
-    frame = pybase64.b64encode(PCMU.silence)
-    batch.append((good, 1, frame))
-    batch.append((bad, 2, b"*" * len(frame)))
-    batch.append((good, 3, frame))
-    batch.decode()
-    assert [at_ns for at_ns, _ in good.samples] == [1, 3]
-    assert [at_ns for at_ns, _ in bad.refused] == [2]
-    assert "216 characters is not base64" in bad.refused[0][1]
+class Curious:
+    """A reader that wants all that has come to be read, while it is told of a message."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+        self.told: list[tuple[str, bytes, int]] = []
+        self.granted: list[bool] = []
+
+    def read(self, kind: str, message: bytes, at_ns: int) -> None:
+        self.granted.append(self.inbox.read())
+        self.told.append((kind, message, at_ns))
+
+
+def test_what_arrived_is_read_in_order_and_no_reader_is_told_inside_of_another() -> None:
+    inbox = Inbox()
+    reader = Curious(inbox)
+    assert not inbox.waits
+    for at_ns in range(3):
+        inbox.put((reader, "text", b"%d" % at_ns, at_ns))
+    assert inbox.waits
+    assert inbox.read()
+    assert reader.told == [("text", b"0", 0), ("text", b"1", 1), ("text", b"2", 2)]
+    assert reader.granted == [False] * 3
+    assert not inbox.waits
+    assert inbox.read()
+    assert len(reader.told) == 3
 
 
 def test_frames_of_many_legs_are_decoded_together_and_kept_apart() -> None:

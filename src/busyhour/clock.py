@@ -21,8 +21,7 @@ T = TypeVar("T")
 class SystemClock:
     """CLOCK_MONOTONIC, which all processes of the machine share."""
 
-    def now_ns(self) -> int:
-        return time.monotonic_ns()
+    now_ns = staticmethod(time.monotonic_ns)  # itself, for it is asked at every frame: a call around it costs as much
 
     async def sleep_until(self, at_ns: int) -> None:
         await asyncio.sleep(max(0, at_ns - self.now_ns()) / SECOND)

@@ -26,6 +26,15 @@ class LogHistogram:
         upper = _upper_edge(ns)
         self._counts[upper] = self._counts.get(upper, 0) + count
 
+    def add_all(self, durations_ns: Sequence[int]) -> None:
+        """Count them, each as `add` does: 0.1 us for one of a thousand instead of 0.3."""
+        durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
+        bits = np.frexp(durations.astype(np.float64))[1].astype(np.int64)
+        shift = np.maximum(bits - _PRECISION_BITS, 0)
+        uppers = np.where(durations, (((durations >> shift) + 1) << shift) - 1, 0)
+        for upper, count in zip(*(found.tolist() for found in np.unique(uppers, return_counts=True)), strict=True):
+            self._counts[upper] = self._counts.get(upper, 0) + count
+
     def drain(self, at_ns: int, source: str, name: str) -> list[Sample]:
         """What was counted since the last drain, one sample for each bucket, smallest first; values in ms.
 

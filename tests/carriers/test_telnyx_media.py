@@ -12,14 +12,16 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from picows import WSMsgType
 
 from busyhour.carriers import Telnyx, TelnyxStream
 from busyhour.carriers.line import CallerLine
-from busyhour.carriers.media_socket import MediaSocket, is_base64
+from busyhour.carriers.media_socket import MediaSocket, decoded
 from busyhour.carriers.telnyx.call import Call
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.errors import PlanError
 from busyhour.media.codec import codec
+from busyhour.media.studio import Inbox
 from busyhour.model import MS, SECOND, CallFailed, CallSetup, Endpoint, HeardKind
 
 from .agent import CLOCK, HELLO, RTP, SETUP, Agent, call_id, calling, next_of, payload, serving, silent, tone
@@ -265,6 +267,25 @@ async def test_a_mark_comes_back_when_what_was_sent_before_has_been_played() -> 
     assert 300 * MS <= times[1] - times[0] < 3 * SECOND
 
 
+async def test_what_has_arrived_before_the_caller_hangs_up_is_heard() -> None:
+    async def talk(agent: Agent, ws: web.WebSocketResponse) -> None:
+        while True:
+            await agent.hears(ws, "media")
+            await ws.send_str("no JSON")
+
+    agent = Agent(talk)
+    agent.answers()
+    telnyx = Telnyx()
+    async with calling(agent, telnyx) as line:
+        assert telnyx._exchange is not None
+        inbox = telnyx._exchange.studio.inbox
+        while not inbox.waits:  # noqa: ASYNC110  nothing tells that something has not been read
+            await asyncio.sleep(0)
+        before = line.detail.get("malformed_frames", 0)
+        await line.hang_up()
+        assert line.detail["malformed_frames"] == before + 1
+
+
 async def test_l16_both_ways_and_an_auth_token_and_parameters() -> None:
     async def talk(agent: Agent, ws: web.WebSocketResponse) -> None:
         await agent.hears(ws, "start")
@@ -323,8 +344,8 @@ class Noted:
 
     def socket_opened(self, at_ns: int) -> None: ...
 
-    def heard_media(self, payload_b64: bytes, at_ns: int) -> None:
-        self.heard.append(payload_b64)
+    def heard_media(self, octets: bytes, at_ns: int) -> None:
+        self.heard.append(octets)
 
     def heard_mark(self, name: str, at_ns: int) -> None:
         self.heard.append(("mark", name))
@@ -357,12 +378,14 @@ SPELLINGS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :  ")])
 @given(st.lists(st.tuples(FRAMES, SPELLINGS, st.booleans()), max_size=12))
 def test_the_fast_path_hears_what_a_json_reader_hears(frames: list[tuple[dict[str, Any], Any, bool]]) -> None:
     at_once, one_by_one = Noted(), Noted()
-    learning = MediaSocket(dialect=TelnyxFrames("s"), owner=at_once, clock=CLOCK, bytes_per_second=8000)
+    learning = MediaSocket(dialect=TelnyxFrames("s"), owner=at_once, clock=CLOCK, bytes_per_second=8000, inbox=Inbox())
     for frame, separators, sort in frames:
         raw = json.dumps(frame, separators=separators, sort_keys=sort).encode()
-        learning._message(raw, 0)
-        fresh = MediaSocket(dialect=TelnyxFrames("s"), owner=one_by_one, clock=CLOCK, bytes_per_second=8000)
-        fresh._message(raw, 0)
+        learning.heard(WSMsgType.TEXT, raw, 0)
+        fresh = MediaSocket(
+            dialect=TelnyxFrames("s"), owner=one_by_one, clock=CLOCK, bytes_per_second=8000, inbox=Inbox()
+        )
+        fresh.heard(WSMsgType.TEXT, raw, 0)
     assert at_once.heard == one_by_one.heard
 
 
@@ -371,11 +394,12 @@ def test_the_fast_path_hears_what_a_json_reader_hears(frames: list[tuple[dict[st
 )
 def test_base64_is_what_the_standard_library_takes_strictly(octets: bytes) -> None:
     try:
-        decoded = base64.b64decode(octets, validate=True)
+        expected = base64.b64decode(octets, validate=True)
     except ValueError:
-        decoded = None
+        expected = None
     # The library is lenient about what follows the padding; nobody else need be.
-    assert is_base64(octets) is (decoded is not None and len(octets) % 4 == 0 and octets.count(b"=") < 3)
+    strict = expected if len(octets) % 4 == 0 and octets.count(b"=") < 3 else None
+    assert decoded(octets) == strict
 
 
 # ---------------------------------------------------------------- the stream alone

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from busyhour.media.studio import Inbox
 from busyhour.model import SECOND, Clock
 
 FRAMES_PER_SECOND_MAX = 2000
@@ -22,6 +23,7 @@ BACKLOG_BYTES_MAX = 1 << 20
 CLOSE_SECONDS = 1.0
 CLEAN_CODES = (WSCloseCode.NO_INFO, WSCloseCode.OK, WSCloseCode.GOING_AWAY)
 SHOWN_CHARACTERS = 120
+TEXT, BINARY = WSMsgType.TEXT, WSMsgType.BINARY  # one look for each frame, instead of two
 
 # picows reports disconnects to a logger; without a handler Python would print them on the terminal of the run.
 LOGGER = logging.getLogger("busyhour.media_socket")
@@ -67,14 +69,19 @@ class _Nobody:
     def broke(self, detail: str) -> None: ...
 
 
+def _unheard(_kind: WSMsgType, _message: bytes, _at_ns: int) -> None:
+    """A message of a socket that is over."""
+
+
 class AgentSocket(WSListener):
     """`open`, then `send`, then `close`; `closed` tells how it ended.
 
     bytes_max: of a message that comes in pieces. named: what it is called in messages.
     """
 
-    def __init__(self, *, hearer: Hearer, clock: Clock, bytes_max: int, named: str) -> None:
+    def __init__(self, *, hearer: Hearer, clock: Clock, bytes_max: int, named: str, inbox: Inbox) -> None:
         self._hearer: Hearer = hearer
+        self.read: Callable[[WSMsgType, bytes, int], None] = hearer.heard  # for the inbox
         self._now_ns = clock.now_ns
         self._bytes_max = bytes_max
         self._named = named
@@ -85,8 +92,11 @@ class AgentSocket(WSListener):
         self._parts: list[bytes] = []
         self._parts_bytes = 0
         self._parts_kind = WSMsgType.TEXT
-        self._second = 0
-        self._frames_in_second = 0
+        self._counted_ns = clock.now_ns()
+        self._frames_left = FRAMES_PER_SECOND_MAX
+        self._inbox = inbox
+        self._put = self._inbox.put
+        self.outlet: Callable[[WSMsgType, bytes], None] | None = None  # sends what comes every 20 ms; None: it cannot
 
     # ------------------------------------------------------------ to the agent
 
@@ -95,10 +105,10 @@ class AgentSocket(WSListener):
         try:
             await self._connect(url, headers, timeout_seconds)
         except (WSError, OSError, TimeoutError, ValueError) as failure:
-            self._hearer = _Nobody()
+            self._let_go()
             raise Refused(f"{url}: {failure or type(failure).__name__}") from failure
         if self._transport is None:  # picows takes it for a connection that was opened and closed
-            self._hearer = _Nobody()
+            self._let_go()
             raise Refused(f"{url}: the connection was closed before the WebSocket handshake was answered")
 
     async def _connect(self, url: str, headers: Mapping[str, str], timeout_seconds: float) -> None:
@@ -117,6 +127,7 @@ class AgentSocket(WSListener):
             max_frame_size=4 * self._bytes_max,
             extra_headers=dict(headers),
             max_redirects=0,
+            read_buffer_init_size=2048,
         )
 
     @property
@@ -149,7 +160,8 @@ class AgentSocket(WSListener):
         if self._closing:
             return
         self._closing = self._deaf = True
-        self._hearer = _Nobody()
+        self.outlet = None
+        self._let_go()
         if self._transport is not None:
             self._transport.send_close(code)
             self._transport.disconnect()
@@ -160,7 +172,7 @@ class AgentSocket(WSListener):
         try:
             return await self._disconnected()
         finally:
-            self._hearer = _Nobody()
+            self._let_go()
 
     async def _disconnected(self) -> Closed:
         assert self._transport is not None
@@ -185,36 +197,50 @@ class AgentSocket(WSListener):
         if self._closing:  # the call ended while we were connecting
             transport.disconnect(False)
         else:
+            self.outlet = transport.send
             self._hearer.socket_opened(self._now_ns())
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         at_ns = self._now_ns()
+        self._frames_left -= 1
+        if self._frames_left < 0:
+            self._count_anew(at_ns)
         kind = frame.msg_type
+        if (kind is TEXT or kind is BINARY) and frame.fin and self._frames_left >= 0:  # nearly all of them
+            self._put((self, kind, frame.get_payload_as_bytes(), at_ns))
+            return
+        self._inbox.read()
         if kind == WSMsgType.CLOSE:
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif self._deaf or kind == WSMsgType.PONG:
             pass
-        elif self._flooded(at_ns):
+        elif self._frames_left < 0:
             self.give_up(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
         elif frame.fin and not self._parts:
             self._hearer.heard(kind, frame.get_payload_as_bytes(), at_ns)
         else:
             self._fragment(frame, at_ns)
 
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._inbox.read()  # what it said before it went
+        self.outlet = None
+
     def pause_writing(self) -> None:
-        self._congested = True
+        self._congested, self.outlet = True, None
 
     def resume_writing(self) -> None:
         self._congested = False
+        if self._transport is not None and not self._closing:
+            self.outlet = self._transport.send
 
-    def _flooded(self, at_ns: int) -> bool:
-        second = at_ns // SECOND
-        if second != self._second:
-            self._second = second
-            self._frames_in_second = 0
-        self._frames_in_second += 1
-        return self._frames_in_second > FRAMES_PER_SECOND_MAX
+    def _count_anew(self, at_ns: int) -> None:
+        """Allow as many frames again, if those allowed took a second: so often a look at the time is enough."""
+        if at_ns - self._counted_ns >= SECOND:
+            self._counted_ns, self._frames_left = at_ns, FRAMES_PER_SECOND_MAX - 1
+
+    def _let_go(self) -> None:
+        self._hearer, self.read = _Nobody(), _unheard
 
     def _fragment(self, frame: WSFrame, at_ns: int) -> None:
         if not self._parts:
@@ -232,7 +258,7 @@ class AgentSocket(WSListener):
     def give_up(self, detail: str) -> None:
         """Hear nothing more of the agent."""
         if not self._deaf:
-            self._deaf = True
+            self._deaf, self.read = True, _unheard
             self._hearer.broke(detail)
 
 

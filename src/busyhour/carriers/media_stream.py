@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -172,6 +171,7 @@ class MediaStream:
         fork.leg, fork._ear = self.give_ear(self._ear or channel.ear), self._ear
         fork._is_fork, fork._opens_leg = True, opens
         self._forks.append(fork)
+        self._shorten()
         fork.prepare(channel)
         fork.open(channel)
 
@@ -189,6 +189,7 @@ class MediaStream:
             owner=self,
             clock=self._clock,
             bytes_per_second=channel.ear.frame_bytes * FRAMES_PER_SECOND,
+            inbox=self._studio.inbox,
         )
         self._socket = socket
         if channel.track != "inbound_track":
@@ -211,6 +212,7 @@ class MediaStream:
 
     def stop(self) -> None:
         """The agent wants no more of it, or the call is over."""
+        self._studio.inbox.read()  # what it said before that
         socket, channel = self._socket, self.channel
         self._forget()
         if socket is None or channel is None:
@@ -222,6 +224,7 @@ class MediaStream:
 
     def end(self, at_ns: int, why: str, detail: str) -> None:
         """The call is over."""
+        self._studio.inbox.read()
         for stream in (self, *self._forks):
             if stream._socket is not None and why == "protocol error":
                 stream._socket.close(WSCloseCode.POLICY_VIOLATION)
@@ -235,6 +238,7 @@ class MediaStream:
         if self._socket is not None:
             self._counts += self._socket.counts
         self._socket = self.channel = None
+        self._shorten()
 
     # ------------------------------------------------------------ what the socket hears
 
@@ -245,12 +249,22 @@ class MediaStream:
         assert self.leg is not None
         for message in channel.greeting():
             socket.say(message.event, message.content, numbered=message.numbered)
+        if not channel.deaf:
+            socket.take = self.leg.octets
+        self._shorten()
         if self._opens_leg:
             self.leg.open(self.leg.opened_ns or at_ns)
         self._owner.note(f"media stream open: {channel.url}")
         self._owner.stream_opened(channel)
 
-    def heard_media(self, payload_b64: bytes, at_ns: int) -> None:
+    def _shorten(self) -> None:
+        """Let the leg's frames go the shortest way to the socket: most streams have no fork, and one codec."""
+        if self._is_fork or self.leg is None:
+            return
+        direct = self._socket is not None and self._transcode is None and not self._forks
+        self.leg.send_by(self._socket.send_audio if direct and self._socket is not None else self._send)
+
+    def heard_media(self, octets: bytes, at_ns: int) -> None:
         channel = self.channel
         if channel is not None and channel.deaf:
             self._counts.dropped += 1
@@ -259,9 +273,7 @@ class MediaStream:
                 self._owner.note(f"audio of the agent dropped: {channel.deaf}")
             return
         assert self.leg is not None
-        # A leg that refuses has ended, and told `_failed`.
-        with suppress(ProtocolError):
-            self.leg.media(payload_b64, at_ns)
+        self.leg.octets(octets, at_ns)
 
     def _failed(self, failure: ProtocolError) -> None:
         self._owner.protocol_broken(str(failure))

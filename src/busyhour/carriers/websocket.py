@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -20,7 +20,7 @@ from busyhour.carriers.agent_socket import SHOWN_CHARACTERS, AgentSocket, Refuse
 from busyhour.carriers.background import Background
 from busyhour.carriers.endings import End
 from busyhour.carriers.line import CallerLine
-from busyhour.carriers.media_socket import is_base64
+from busyhour.carriers.media_socket import decoded
 from busyhour.carriers.places import drawn_uuid, next_call
 from busyhour.carriers.wire import PLAIN, Template, Wire
 from busyhour.disturbance import MEDIA, Kind
@@ -131,7 +131,9 @@ class _Call:
             "from_number": setup.from_number,
             "to_number": setup.to_number,
         }
-        self._socket = AgentSocket(hearer=self, clock=studio.clock, bytes_max=FRAME_BYTES_MAX, named="socket")
+        self._socket = AgentSocket(
+            hearer=self, clock=studio.clock, bytes_max=FRAME_BYTES_MAX, named="socket", inbox=studio.inbox
+        )
         self._sequence = 0
         self._received = 0
         self._skipped = 0
@@ -239,17 +241,18 @@ class _Call:
         if self._wire.audio_in is not None:
             self._broken(f"{self._which()} is binary, of {len(payload)} bytes; the wire has audio in JSON")
         else:
-            self._media(pybase64.b64encode(payload), at_ns)
+            self._media(payload, at_ns)
 
     def _heed(self, message: object, raw: bytes, at_ns: int) -> None:
         wire = self._wire
         if wire.audio_in is not None and wire.audio_in.fits(message):
             content = wire.audio_in.content(message)
             payload = content.encode(errors="replace") if isinstance(content, str) else b"?"
-            if not is_base64(payload):
+            octets = decoded(payload)
+            if octets is None:
                 self._broken(f"{self._which()} has no base64 at {wire.audio_in.take}: {shown(raw)}")
             else:
-                self._media(payload, at_ns)
+                self._media(octets, at_ns)
         elif wire.clear is not None and wire.clear.fits(message):
             self._note("clear")
             for name in self.leg.clear(at_ns):
@@ -268,17 +271,15 @@ class _Call:
             if self._unknown == 1:
                 self._note(f"{self._which()} is none that the wire knows, and is passed over: {shown(raw)}")
 
-    def _media(self, payload_b64: bytes, at_ns: int) -> None:
-        size = len(payload_b64) // 4 * 3 - payload_b64[-2:].count(b"=")
+    def _media(self, octets: bytes, at_ns: int) -> None:
+        size = len(octets)
         if size % self._wire.codec.sample_bytes:
             self._broken(f"{self._which()} has {size} bytes of audio: half a sample too many for {self._wire.encoding}")
             return
         if size > self._chunk_bytes_max:
             self._broken(f"{self._which()} has {size} bytes of audio: more than {QUEUED_NS_MAX // SECOND} s")
             return
-        # A leg that refuses has ended, and told `_broken`.
-        with suppress(ProtocolError):
-            self.leg.media(payload_b64, at_ns)
+        self.leg.octets(octets, at_ns)
 
     def _mark(self, name: str, at_ns: int) -> None:
         if len(name) > NAME_CHARACTERS_MAX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from binascii import Error as Base64Error
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from heapq import heappop, heappush
 import pybase64
 
 from busyhour.errors import ProtocolError
-from busyhour.media.codec import Codec
+from busyhour.media.codec import FRAMES_PER_SECOND, Codec
 from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
 from busyhour.media.speech import Speech
-from busyhour.media.studio import Frames, Studio, decode_chunk
+from busyhour.media.studio import Frames, Studio
 from busyhour.media.tape import COMPACT_FRAMES, Tape
 from busyhour.media.wheel import Slot
 from busyhour.model import SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
@@ -60,14 +61,15 @@ class Leg:
         self._failed = failed
         self._silence = pybase64.b64encode(codec.silence)
         self._batch = studio.batch(codec)
-        self._frame_payload_bytes = self._batch.payload_bytes
-        self._chunk_payload_bytes_max = QUEUED_NS_MAX // SECOND * codec.frame_bytes * 50 // 3 * 4 + 4
+        self._batched = self._batch.append
+        self._frame_bytes = codec.frame_bytes
+        self._chunk_bytes_max = QUEUED_NS_MAX // SECOND * FRAMES_PER_SECOND * codec.frame_bytes
         self._playout = Playout(codec.rate_hz, jitter_buffer_ns)
         self._speech = Speech()
         self._slot: Slot | None = None
         self._opened_ns = 0
         self._sent = 0
-        self._undecoded = 0
+        self._undecoded = False
         self._speaking: _Speaking | None = None
         self._events: list[Heard] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -92,7 +94,7 @@ class Leg:
         """Begin to send: silence, until `say`. Inside `studio.turning()`."""
         self._opened_ns = at_ns
         if self._slot is None and self._ended is None:
-            self._slot = self._studio.wheel.attach(self._tick, self._lost)
+            self._slot = self._studio.wheel.attach(self._tick, self._lost, self._sent_all)
 
     def close(self) -> None:
         """Stop sending and hearing; what was not yet heard is ENDED "closed". Harmless on a leg that has ended."""
@@ -101,28 +103,42 @@ class Leg:
     def media(self, payload: bytes, at_ns: int) -> None:
         """Take a chunk of audio in base64 that arrived at `at_ns`: any length to 30 s, an odd one too.
 
-        A frame of 20 ms is decoded within 5 ms, with those of all legs. Raises ProtocolError for a chunk of more than
-        30 s, or audio for a queue in which more than 30 s wait; how many messages come in a second is the socket's to
-        limit. What is not base64 ends the leg (see `failed`), now or at the next decoding; media after that raise it
-        again.
+        Raises ProtocolError for what is not base64, for a chunk of more than 30 s, or audio for a queue in which more
+        than 30 s wait; how many messages come in a second is the socket's to limit. It has ended the leg then (see
+        `failed`), and media after that raise it again.
         """
-        if self._ended is not None:
-            self._raise_failure()
-            return
-        if self.disturbance.media and self._back.arrives_ns(at_ns) is None:
+        try:
+            octets = pybase64.b64decode(payload, None, True)
+        except Base64Error as error:
+            self._catch_up()
+            self.refuse(ProtocolError(f"a media payload of {len(payload)} characters is not base64: {error}"), at_ns)
+        else:
+            self.octets(octets, at_ns)
+        self._raise_failure()
+
+    def octets(self, octets: bytes, at_ns: int) -> None:
+        """As `media`, for octets of the codec; what that would raise is told to `failed` only.
+
+        A frame of 20 ms is decoded within 5 ms, with those of all legs.
+        """
+        if self._ended is not None or (self.disturbance.media and self._back.arrives_ns(at_ns) is None):
             return
         if self._tape is not None:
-            self._tape.heard.append(payload)
-        if len(payload) == self._frame_payload_bytes:
-            self._undecoded += 1
-            self._batch.append((self, at_ns, payload))
-            return
-        if len(payload) > self._chunk_payload_bytes_max:
+            self._tape.heard.append(octets)
+        if len(octets) == self._frame_bytes:
+            self._undecoded = True
+            self._batched((self, at_ns, octets))
+        elif len(octets) > self._chunk_bytes_max:
+            self._catch_up()
             self.refuse(ProtocolError(f"a media chunk of more than {QUEUED_NS_MAX // SECOND} s"), at_ns)
         else:
             self._catch_up()
-            decode_chunk(self, self._codec, payload, at_ns)
-        self._raise_failure()
+            self.take(self._codec.decode(octets), at_ns)
+
+    def send_by(self, send: Callable[[bytes, int], None]) -> None:
+        """From now on; as `send` of the beginning."""
+        if self._ended is None:
+            self._send = send
 
     def play(self, samples: Samples, at_ns: int) -> int:
         """The carrier itself sounds to the caller (a prompt, a file): queue samples at the codec's rate behind what the
@@ -166,7 +182,7 @@ class Leg:
         """
         if self._ended is not None:
             return
-        self._catch_up()
+        self._studio.decode()
         if self._ended is not None:  # what was still to decode was no audio
             return
         self._judge(self._playout.clear(at_ns).played)
@@ -225,11 +241,13 @@ class Leg:
             raise RuntimeError("two listeners at once on one line")
         loop = asyncio.get_running_loop()
         while True:
-            self._studio.decode()
             heard = self._next(self._studio.decoded_ns)
-            left_ns = until_ns - self._clock.now_ns()
-            if heard is not None or left_ns <= 0:
+            if heard is not None:
                 return heard
+            left_ns = until_ns - self._clock.now_ns()
+            if left_ns <= 0:
+                self._studio.decode()
+                return self._next(self._studio.decoded_ns)
             self._waiter = loop.create_future()
             timer = loop.call_later(left_ns / SECOND, self._wake)
             try:
@@ -240,8 +258,17 @@ class Leg:
 
     # ------------------------------------------------------------ for the studio
 
+    def take_silence(self, at_ns: int) -> bool:
+        self._undecoded = False
+        if self._ended is not None:
+            return True
+        taken = self._playout.push_silence(at_ns)
+        if taken and self._tape is not None:
+            self._tape.heard_until.append(self._playout.ended_ns)
+        return taken
+
     def take_windows(self, loud: bytes, at_ns: int) -> bool:
-        self._undecoded = 0
+        self._undecoded = False
         if self._ended is not None:
             return True
         try:
@@ -254,7 +281,7 @@ class Leg:
         return taken
 
     def take(self, samples: Samples, at_ns: int) -> None:
-        self._undecoded = 0
+        self._undecoded = False
         if self._ended is not None:
             return
         try:
@@ -266,7 +293,7 @@ class Leg:
             self._tape.heard_until.append(self._playout.ended_ns)
 
     def refuse(self, failure: ProtocolError, at_ns: int) -> None:
-        self._undecoded = 0
+        self._undecoded = False
         if self._ended is not None:
             return
         self._failure, failed = failure, self._failed
@@ -278,24 +305,28 @@ class Leg:
 
     def _tick(self, _due_ns: int) -> None:
         speaking = self._speaking
-        if speaking is None:
-            self._put(self._silence)
+        payload = self._silence if speaking is None else speaking.frames.payloads[speaking.next]
+        if self.disturbance.media or self._held:
+            self._put(payload)
         else:
-            self._put(speaking.frames.payloads[speaking.next])
+            self._send(payload, self._sent)
+        if speaking is not None:
             self._sent_speech(speaking, self._clock.now_ns())
         self._sent += 1
+
+    def _sent_all(self) -> None:
+        """The frames of the slot are sent: now there is time to listen."""
         now_ns = self._studio.decoded_ns
         if self._tape is not None and not self._sent % COMPACT_FRAMES:
             self._wind(now_ns)
-        self._listen(now_ns)
-        if self._waiter is not None and self._has_news(now_ns):
+        playout, speech = self._playout, self._speech
+        if playout.tells_ns <= now_ns or playout.marks or (speech.sounding and speech.offset_ns <= now_ns):
+            self._listen(now_ns)
+        if self._waiter is not None and (self._events or self._ended is not None) and self._has_news(now_ns):
             self._wake()
 
     def _put(self, payload: bytes) -> None:
         """Send it, or what becomes of it by the faults of the caller's network: that is the caller's time, too."""
-        if not self.disturbance.media and not self._held:
-            self._send(payload, self._sent)
-            return
         now_ns = self._clock.now_ns()
         at_ns = self._forth.arrives_ns(now_ns)
         if at_ns is None:
@@ -348,13 +379,13 @@ class Leg:
         """Judge what has been played by `now_ns`, a time by which everything that arrived has been decoded."""
         if self._ended is not None:
             return
-        played = self._playout.played(now_ns)
-        if played:
-            self._judge(played)
-        events = self._speech.passed(now_ns)
-        if events:
+        speech = self._speech
+        for began_ns, ended_ns, loud in self._playout.played(now_ns, loud_only=True):
+            if events := speech.played(began_ns, ended_ns, loud):
+                self._tell(events)
+        if speech.sounding and (events := speech.passed(now_ns)):
             self._tell(events)
-        if self._playout.has_marks:
+        if self._playout.marks:
             self._playout.reached(now_ns)
 
     def _judge(self, played: list[Stretch]) -> None:
@@ -387,7 +418,7 @@ class Leg:
 
     def _catch_up(self) -> None:
         """What arrived before must be in the queue before what comes now."""
-        if self._undecoded:
+        if self._undecoded or self._studio.inbox.waits:
             self._studio.decode()
 
     def _raise_failure(self) -> None:

@@ -8,26 +8,25 @@ still drop it. Pure: time is an argument.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
 from busyhour.errors import ProtocolError
+from busyhour.media.codec import FRAME_NS
 from busyhour.media.speech import WINDOW_NS, WINDOWS_PER_SECOND, loud_windows
 from busyhour.model import SECOND, Samples
 
 QUEUED_NS_MAX = 30 * SECOND
 MARKS_MAX = 1_000
+_NEVER_NS = 1 << 62
 
 
-class Stretch(NamedTuple):  # one for each frame of every call: a tuple is made in half the time
-    """Windows of 2.5 ms that were played one after the other: one octet each, 1 if loud. The last may be cut short."""
-
-    began_ns: int
-    ended_ns: int
-    loud: bytes
+Stretch: TypeAlias = tuple[int, int, bytes]
+"""(began_ns, ended_ns, loud): windows of 2.5 ms that were played one after the other, one octet each, 1 if loud. The
+last may be cut short. Plain, for there is one for each frame of every call: a named one takes six times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,42 +62,77 @@ class Playout:
         self._taken = 0  # windows of the first stretch that `played` has already told
         self._rest: Samples | None = None  # the unfinished window at the end of the run
         self._whole_ns = 0  # the end of the run's last whole window: where the rest begins
+        self._hush_ns: int | None = None  # behind the queue is silence from here to `_whole_ns`
+        self.tells_ns = _NEVER_NS  # before this `played(loud_only=True)` has nothing to tell, as the queue is now
         self.ended_ns = 0  # when all that is queued will have been played; in the past if the queue is dry
         self._dry = True  # whatever the time is: nothing was queued yet, or nothing since a clear
         self._now_ns = 0
         self._marks: deque[_Mark] = deque()
-
-    @property
-    def has_marks(self) -> bool:
-        return bool(self._marks)
+        self.marks: Collection[object] = self._marks  # those that wait
 
     def push_windows(self, loud: bytes, arrived_ns: int) -> bool:
         """Queue whole windows that have been judged already; False, and nothing done, if the run is inside a window."""
         if self._rest is not None and arrived_ns <= self.ended_ns:
             return False
         self._admit(arrived_ns)
-        self._append(loud)
+        began_ns = self._whole_ns
+        ended_ns = began_ns + len(loud) * WINDOW_NS
+        if 1 in loud:
+            self._end_hush()
+            self._queue.append((began_ns, ended_ns, loud))
+            self.tells_ns = 0
+        elif self._hush_ns is None:
+            self._hush_ns = began_ns
+        self._whole_ns = self.ended_ns = ended_ns
+        return True
+
+    def push_silence(self, arrived_ns: int) -> bool:
+        """The short cut for most frames of a call: 20 ms of silence behind silence. False, and nothing done, if it is
+        not that."""
+        ended_ns = self.ended_ns
+        if self._hush_ns is None or ended_ns < self._now_ns or not 0 <= ended_ns - arrived_ns <= QUEUED_NS_MAX:
+            return False
+        self._whole_ns = self.ended_ns = ended_ns + FRAME_NS
         return True
 
     def push(self, samples: Samples, arrived_ns: int) -> None:
         """Queue any number of samples. Raises ProtocolError when more than 30 s are waiting already."""
         self._admit(arrived_ns)
+        self._end_hush()
         if self._rest is not None:
             samples = np.concatenate((self._rest, samples))
         windows, left = divmod(len(samples), self._window_samples)
         whole = len(samples) - left
         if windows:
-            self._append(loud_windows(samples[:whole], self._window_samples).tobytes())
+            began_ns = self._whole_ns
+            self._whole_ns = began_ns + windows * WINDOW_NS
+            loud = loud_windows(samples[:whole], self._window_samples).tobytes()
+            self._queue.append((began_ns, self._whole_ns, loud))
         self._rest = samples[whole:].copy() if left else None
+        self.tells_ns = 0
         self.ended_ns = self._whole_ns + left * SECOND // self._rate_hz
 
-    def played(self, now_ns: int) -> list[Stretch]:
-        """The windows that ended by `now_ns` and were not told before, in order."""
-        self._now_ns = now_ns = max(now_ns, self._now_ns)
+    def played(self, now_ns: int, *, loud_only: bool = False) -> list[Stretch]:
+        """The windows that ended by `now_ns` and were not told before, in order.
+
+        loud_only: a stretch in which nothing is loud may wait until it is over, and something is behind it.
+        """
+        now_ns = max(now_ns, self._now_ns)
+        self._now_ns = now_ns
+        if not loud_only:
+            self._end_hush()
         # An unfinished window can still be finished by audio that arrives just now; a moment later it cannot.
         if self._rest is not None and now_ns > self.ended_ns:
             self._finish_rest()
-        return self._take(now_ns)
+        taken = self._take(now_ns, loud_only)
+        if self._rest is not None:
+            self.tells_ns = 0
+        elif self._queue:
+            _, ended_ns, loud = self._queue[0]
+            self.tells_ns = 0 if 1 in loud else ended_ns
+        else:
+            self.tells_ns = _NEVER_NS
+        return taken
 
     def clear(self, at_ns: int) -> Cleared:
         """Drop what has not been played at `at_ns`. The window in play is cut short, and stays as loud as it was."""
@@ -108,10 +142,10 @@ class Playout:
         if now_ns < self.ended_ns:
             dropped_ns = self._dropped_ns(now_ns)
             self._finish_rest()
-            head = self._queue[0]
-            began_ns = head.began_ns + self._taken * WINDOW_NS
+            began_ns, _, loud = self._queue[0]
+            began_ns += self._taken * WINDOW_NS
             if began_ns < now_ns:
-                played.append(Stretch(began_ns, now_ns, head.loud[self._taken : self._taken + 1]))
+                played.append((began_ns, now_ns, loud[self._taken : self._taken + 1]))
             self._queue.clear()
             self._taken, self._dry = 0, True
             self._whole_ns = self.ended_ns = now_ns
@@ -139,47 +173,50 @@ class Playout:
         arrived_ns = max(arrived_ns, self._now_ns)
         if arrived_ns > self.ended_ns or self._dry:
             self._finish_rest()
+            self._end_hush()
             self._dry = False
             self._whole_ns = self.ended_ns = arrived_ns + self._jitter_buffer_ns
         elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
             raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")
 
-    def _append(self, loud: bytes) -> None:
-        began_ns = self._whole_ns
-        self._whole_ns = self.ended_ns = began_ns + len(loud) * WINDOW_NS
-        self._queue.append(Stretch(began_ns, self._whole_ns, loud))
+    def _end_hush(self) -> None:
+        """The silence behind the queue becomes part of it."""
+        if self._hush_ns is not None:
+            self._queue.append((self._hush_ns, self._whole_ns, bytes((self._whole_ns - self._hush_ns) // WINDOW_NS)))
+            self._hush_ns = None
 
     def _finish_rest(self) -> None:
         """The run is over, maybe inside a window: judge what there is of it."""
         if self._rest is None:
             return
         loud = loud_windows(self._rest, len(self._rest)).tobytes()
-        self._queue.append(Stretch(self._whole_ns, self.ended_ns, loud))
+        self._queue.append((self._whole_ns, self.ended_ns, loud))
         self._rest, self._whole_ns = None, self.ended_ns
 
-    def _take(self, now_ns: int) -> list[Stretch]:
+    def _take(self, now_ns: int, loud_only: bool) -> list[Stretch]:
         taken: list[Stretch] = []
         queue = self._queue
         while queue:
-            head = queue[0]
-            if head.ended_ns <= now_ns:
+            head = began_ns, ended_ns, loud = queue[0]
+            if ended_ns <= now_ns:
                 queue.popleft()
                 if self._taken:
-                    head = Stretch(head.began_ns + self._taken * WINDOW_NS, head.ended_ns, head.loud[self._taken :])
+                    head = began_ns + self._taken * WINDOW_NS, ended_ns, loud[self._taken :]
                     self._taken = 0
                 taken.append(head)
                 continue
-            windows = (now_ns - head.began_ns) // WINDOW_NS
+            if loud_only and 1 not in loud:
+                break
+            windows = (now_ns - began_ns) // WINDOW_NS
             if windows > self._taken:
-                began_ns = head.began_ns + self._taken * WINDOW_NS
-                ended_ns = head.began_ns + windows * WINDOW_NS
-                taken.append(Stretch(began_ns, ended_ns, head.loud[self._taken : windows]))
+                since_ns, until_ns = began_ns + self._taken * WINDOW_NS, began_ns + windows * WINDOW_NS
+                taken.append((since_ns, until_ns, loud[self._taken : windows]))
                 self._taken = windows
             break
         return taken
 
     def _dropped_ns(self, now_ns: int) -> int:
         """How much of what is queued lies after now: the queue's runs touch, but for the dry time between them."""
-        queued = [(stretch.began_ns, stretch.ended_ns) for stretch in self._queue]
+        queued = [(began_ns, ended_ns) for began_ns, ended_ns, _ in self._queue]
         queued.append((self._whole_ns, self.ended_ns))
         return sum(ended_ns - max(began_ns, now_ns) for began_ns, ended_ns in queued if ended_ns > now_ns)

@@ -14,6 +14,7 @@ are therefore exact to one window, never early for a sound that begins on a wind
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,16 @@ _ABRUPT_NS = 50 * MS  # a hole this close to sound on both sides is inside speec
 def loud_windows(samples: Samples, window_samples: int) -> npt.NDArray[np.bool_]:
     """Whether each window of `window_samples` is loud. The number of samples must be a multiple of it."""
     x = samples.astype(np.float32).reshape(-1, window_samples)
-    ones = np.ones(window_samples, np.float32)
+    ones = _ones(window_samples)
     total = x @ ones
     # n * variance = sum of squares - (sum)^2 / n: the power without the constant part.
     loud: npt.NDArray[np.bool_] = (x * x) @ ones - total * total / window_samples >= _LEAST_POWER * window_samples
     return loud
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int) -> npt.NDArray[np.float32]:
+    return np.ones(count, np.float32)
 
 
 class Speech:
@@ -52,21 +58,22 @@ class Speech:
         self._hangover_ns = hangover_ns
         self._recent: deque[int] = deque()  # where the loud windows of the last 20 ms began
         self._solid_ns: int | None = None  # all of the 20 ms before this were loud, instead of what `_recent` says
-        self._sounding = False
+        self.sounding = False  # as far as the windows go that were given
         self._last_ns = 0  # while it sounds: the end of its last loud window
+        self.offset_ns = 0  # while it sounds: when `passed` has an offset to tell, if nothing loud comes
         self._played_ns: int | None = None  # the end of the last stretch; None when what follows cannot be a gap
         self._hole: tuple[int, int] | None = None
 
     def settled_ns(self, now_ns: int) -> int:
         """No event to come is before this time, once all windows that ended by `now_ns` have been given."""
-        return self._last_ns if self._sounding else now_ns - _MEMORY_NS
+        return self._last_ns if self.sounding else now_ns - _MEMORY_NS
 
     def played(self, began_ns: int, ended_ns: int, loud: bytes) -> list[Heard]:
         """Take windows that were played from `began_ns`: one octet each, 1 if loud; the last may be cut short."""
-        if self._played_ns is not None and self._sounding and began_ns - self._played_ns >= _LEAST_GAP_NS:
+        if self._played_ns is not None and self.sounding and began_ns - self._played_ns >= _LEAST_GAP_NS:
             self._hole = (self._played_ns, began_ns) if self._played_ns - self._last_ns <= _ABRUPT_NS else None
         self._played_ns = ended_ns
-        if self._goes_on(began_ns, ended_ns, loud):
+        if 1 not in loud or self._goes_on(began_ns, ended_ns, loud):
             return []
         events: list[Heard] = []
         at = loud.find(1)
@@ -78,7 +85,7 @@ class Speech:
 
     def passed(self, now_ns: int) -> list[Heard]:
         """Tell the offset once the hangover is over. All windows that ended by `now_ns` must have been given."""
-        if not self._sounding or now_ns < self._last_ns + self._hangover_ns:
+        if not self.sounding or now_ns < self.offset_ns:
             return []
         return self.stopped()
 
@@ -88,23 +95,21 @@ class Speech:
 
     def stopped(self) -> list[Heard]:
         """The offset at once, if it sounds: nothing can follow, because the call is over."""
-        if not self._sounding:
+        if not self.sounding:
             return []
-        self._sounding, self._hole = False, None
+        self.sounding, self._hole = False, None
         return [Heard(HeardKind.OFFSET, self._last_ns)]
 
     def _goes_on(self, began_ns: int, ended_ns: int, loud: bytes) -> bool:
         """The short cut for most of a sentence: what is loud throughout, while it sounds already."""
-        if not self._sounding or self._hole is not None or 0 in loud:
+        if not self.sounding or self._hole is not None or 0 in loud:
             return False
         recent = self._recent
         if self._solid_ns is None and len(recent) == _MEMORY_NS // WINDOW_NS:
             self._solid_ns = recent[-1] + WINDOW_NS
-        if began_ns != self._solid_ns and (
-            ended_ns - began_ns < _MEMORY_NS or began_ns + _DENSE_NS > self._last_ns + self._hangover_ns
-        ):
+        if began_ns != self._solid_ns and (ended_ns - began_ns < _MEMORY_NS or began_ns + _DENSE_NS > self.offset_ns):
             return False
-        self._last_ns = ended_ns
+        self._last_ns, self.offset_ns = ended_ns, ended_ns + self._hangover_ns
         self._solid_ns = began_ns + len(loud) * WINDOW_NS
         return True
 
@@ -120,14 +125,14 @@ class Speech:
         if len(recent) * WINDOW_NS < _DENSE_NS:
             return
         # `>`: a window that ended exactly with the hangover was given before `passed` could tell the offset.
-        if self._sounding and ended_ns > self._last_ns + self._hangover_ns:
+        if self.sounding and ended_ns > self.offset_ns:
             events += self.stopped()
-        if not self._sounding:
-            self._sounding, self._hole = True, None
+        if not self.sounding:
+            self.sounding, self._hole = True, None
             events.append(Heard(HeardKind.ONSET, recent[0]))
         elif self._hole is not None:
             self._resumed(max(recent[0], self._hole[1]), events)
-        self._last_ns = ended_ns
+        self._last_ns, self.offset_ns = ended_ns, ended_ns + self._hangover_ns
 
     def _resumed(self, at_ns: int, events: list[Heard]) -> None:
         assert self._hole is not None

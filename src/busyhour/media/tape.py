@@ -13,7 +13,6 @@ from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
-import pybase64
 
 from busyhour.media.codec import FRAME_NS
 from busyhour.media.studio import Batch
@@ -50,17 +49,13 @@ class Tape:
         count = len(self.heard_until) - len(self._sizes)
         pieces = self.heard[:count]
         del self.heard[:count]
-        frames = [piece for piece in pieces if isinstance(piece, bytes) and len(piece) == self._batch.payload_bytes]
-        if frames and len(frames) == count:
-            try:
-                self._octets += self._batch.octets(frames).tobytes()
-            except ValueError:  # one of them is longer than a frame by an octet or two, and was heard all the same
-                pass
-            else:
-                self._sizes.extend(repeat(self._codec.frame_samples, count))
-                return
+        frames = [piece for piece in pieces if isinstance(piece, bytes) and len(piece) == self._codec.frame_bytes]
+        if len(frames) == count:
+            self._octets += b"".join(frames)
+            self._sizes.extend(repeat(self._codec.frame_samples, count))
+            return
         for piece in pieces:
-            self._take(pybase64.b64decode(piece) if isinstance(piece, bytes) else self._codec.encode(piece))
+            self._take(piece if isinstance(piece, bytes) else self._codec.encode(piece))
 
     def _take(self, octets: bytes) -> None:
         samples = len(octets) // self._codec.sample_bytes

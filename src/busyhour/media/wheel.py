@@ -21,6 +21,7 @@ from busyhour.model import SECOND, Clock, Sample
 from busyhour.timers import HAS_KERNEL_TIMER, KernelTimer
 
 PATIENCE_NS = SECOND
+_COUNTED_AT_ONCE = 1000
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +31,7 @@ class Slot:
     index: int
     tick: Callable[[int], None]
     lost: Callable[[OSError | ProtocolError], None] | None = None
+    after: Callable[[], None] | None = None
     attached: bool = True
 
 
@@ -62,6 +64,7 @@ class Wheel:
         self._duties: list[_Duty] = []
         self._waiting: deque[_Waiting] = deque()
         self._late = LogHistogram()
+        self._latenesses: list[int] = []  # those not yet counted
         self._skipped = 0
         self._began_ns = 0
         self._next = 0  # the number, since the beginning, of the next slot to come
@@ -93,11 +96,15 @@ class Wheel:
             raise self._bug
 
     def attach(
-        self, tick: Callable[[int], None], lost: Callable[[OSError | ProtocolError], None] | None = None
+        self,
+        tick: Callable[[int], None],
+        lost: Callable[[OSError | ProtocolError], None] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> Slot:
-        """Have `tick(due_ns)` called every 20 ms from now on, in the slot that has fewest lines."""
+        """Have `tick(due_ns)` called every 20 ms from now on, in the slot that has fewest lines, and `after()` when all
+        of the slot have been."""
         index = min(range(len(self._slots)), key=lambda i: len(self._slots[i]))
-        slot = Slot(index, tick, lost)
+        slot = Slot(index, tick, lost, after)
         self._slots[index].append(slot)
         return slot
 
@@ -126,6 +133,7 @@ class Wheel:
     def drain(self, now_ns: int) -> list[Sample]:
         """Since the last drain: the lateness of every frame as weighted `send_lateness_ms`, and `frames_skipped`."""
         skipped, self._skipped = self._skipped, 0
+        self._count()
         lateness = self._late.drain(now_ns, "harness", "send_lateness_ms")
         return [*lateness, Sample(now_ns, "harness", "frames_skipped", skipped)]
 
@@ -145,9 +153,16 @@ class Wheel:
             if self._waiting:
                 self._admit(due_ns)
 
+    def _count(self) -> None:
+        self._late.add_all(self._latenesses)
+        self._latenesses.clear()
+
     def _tick(self, bucket: list[Slot], due_ns: int) -> None:
-        now_ns, late = self._clock.now_ns, self._late.add
-        for slot in tuple(bucket):
+        if len(self._latenesses) >= _COUNTED_AT_ONCE:
+            self._count()
+        now_ns, late = self._clock.now_ns, self._latenesses.append
+        slots = tuple(bucket)
+        for slot in slots:
             if not slot.attached:
                 continue
             try:
@@ -158,6 +173,9 @@ class Wheel:
                     slot.lost(failure)
             else:
                 late(now_ns() - due_ns)
+        for slot in slots:
+            if slot.attached and slot.after is not None:
+                slot.after()
 
     def _skip_to(self, number: int, now_ns: int) -> None:
         """Give up the frames that were due before slot `number`: every line has a later one that is due too."""

@@ -54,7 +54,7 @@ class Tally:
 
     def write(self, at_ns: int) -> None:
         """Everything since the last time."""
-        self._count()
+        self.count()
         failed, self._failed = self._failed, Counter()
         samples = self._latency.drain(at_ns, "requests", "latency_ms")
         if failed:
@@ -66,7 +66,8 @@ class Tally:
         for sample in samples:
             self._write(sample)
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Sort what has come since the last time into the histograms: often, for it takes 0.3 us a request, at once."""
         for histogram, durations in (
             (self._latency, self._latencies),
             (self._service, self._services),

@@ -117,6 +117,7 @@ class Flood:
                     await self._over.wait()
             except TimeoutError:
                 self._sweep()
+            self._tally.count()
             now_ns = self.now_ns()
             if now_ns >= write_ns:
                 write_ns = now_ns + _WRITE_NS
