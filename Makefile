@@ -15,7 +15,7 @@ run: $(VENV)/.ready-run
 	$(BIN)/busyhour run plans/telephone.py
 
 test: check
-	$(BIN)/pytest -n 2 --maxprocesses=2
+	$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ answered or not, so that a service that stands still is seen to:
     -o profile=heavy    100 users, who come at 10 a second and stay for 10 minutes:  50 requests/s
     -o profile=stress   200 users, who come at 20 a second and stay for 10 minutes: 100 requests/s
 
+    busyhour locust plans/backend.py --shape heavy -o profile=heavy -- --headless     on Locust, users shown
+
     busyhour run plans/backend.py                             light, against the reference agent
     busyhour run plans/backend.py -o profile=heavy
     busyhour run plans/backend.py -o scale=0.2                a fifth of the time: less evidence, of errors too little

@@ -294,7 +294,7 @@ class Foreground:
 
     async def until(self, words: str) -> str:
         assert self.process.stdout is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while line := (await self.process.stdout.readline()).decode():
                 self.lines.append(line.rstrip())
                 if words in line:
@@ -304,7 +304,7 @@ class Foreground:
 
     async def end(self, sign: signal.Signals) -> tuple[int | None, str]:
         self.process.send_signal(sign)
-        out, err = await asyncio.wait_for(self.process.communicate(), 15)
+        out, err = await asyncio.wait_for(self.process.communicate(), 60)
         assert err == b""
         return self.process.returncode, out.decode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.by_hand import ByHand
 
 from busyhour import proc
 from busyhour.clock import SystemClock
@@ -140,7 +142,7 @@ async def test_it_is_undone_when_cancelled_while_it_is_injected_and_again_while_
             raise AssertionError("the twin has not answered yet")
 
     async def until(outcomes: dict[str, float]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while twin.behaviour["outcomes"] != outcomes:  # noqa: ASYNC110  (it is what the wire did)
                 await asyncio.sleep(0.005)
 
@@ -221,7 +223,7 @@ async def test_a_twin_that_died_has_nothing_to_undo() -> None:
             harmed = {"llm": Endpoint(endpoints["llm"].url, (pid,))}
             async with NoToken(LLM).injected(harmed, CLOCK):
                 os.kill(pid, signal.SIGKILL)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while proc.tree([pid]):  # noqa: ASYNC110  (processes set no events)
                         await asyncio.sleep(0.005)
                 await asyncio.sleep(0)
@@ -291,28 +293,28 @@ async def test_a_whole_tree_freezes_and_thaws() -> None:
             assert states(endpoint) == {"T"}
             effective, because = await proof.effect()
             assert effective
-            assert because.startswith("all 3 processes of voice-agent stood still (state T) for 0.")
+            assert re.match(r"all 3 processes of voice-agent stood still \(state T\) for \d+\.\d s", because)
         assert states(endpoint) == {"S"}
 
 
 async def test_it_thaws_after_its_time_and_begins_when_it_should() -> None:
     async with sleeper() as endpoint:
-        fault = Freeze(AGENT, 0.2, after_seconds=0.1)
-        async with fault.injected({"voice-agent": endpoint}, CLOCK) as proof:
+        fault, clock = Freeze(AGENT, 0.2, after_seconds=0.1), ByHand()
+        async with fault.injected({"voice-agent": endpoint}, clock) as proof:
             assert await proof.effect() == (False, "no process of voice-agent has been stopped")
             assert states(endpoint) == {"S"}
-            began_ns = CLOCK.now_ns()
+            assert await clock.wake() == 0.1
             await became(proof)
             assert states(endpoint) == {"T"}
-            assert CLOCK.now_ns() - began_ns > 0.05 * SECOND
-            async with asyncio.timeout(10):
+            assert await clock.wake() == 0.2
+            async with asyncio.timeout(60):
                 while states(endpoint) != {"S"}:  # noqa: ASYNC110  (processes set no events)
                     await asyncio.sleep(0.005)
         assert (await proof.effect())[1].endswith("for 0.2 s")
 
 
 async def became(proof: Proof) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await proof.effect())[0]:  # noqa: ASYNC110  (processes set no events)
             await asyncio.sleep(0.005)
 
@@ -333,7 +335,7 @@ async def test_what_somebody_else_stopped_stays_stopped() -> None:
     async with sleeper() as endpoint:
         other = next(one.pid for one in proc.tree(endpoint.pids) if one.pid not in endpoint.pids)
         os.kill(other, signal.SIGSTOP)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while "T" not in states(endpoint):  # noqa: ASYNC110  (processes set no events)
                 await asyncio.sleep(0.005)
         async with Freeze(AGENT, 60).injected({"voice-agent": endpoint}, CLOCK):
@@ -384,7 +386,7 @@ async def test_our_own_loop_is_blocked_as_often_and_as_long_as_told() -> None:
     longest_ns, before = 0, asyncio.all_tasks()
     async with fault.injected({}, CLOCK) as proof:
         assert await proof.effect() == (False, "the event loop has not been blocked")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (await proof.effect())[0]:
                 began_ns = CLOCK.now_ns()
                 await asyncio.sleep(0.001)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
+from tests.by_hand import ByHand
 
 from busyhour import proc
 from busyhour.clock import SystemClock
@@ -23,11 +26,12 @@ from busyhour.faults import cgroups
 from busyhour.faults.limits import FdLimit, FileSizeLimit, MemoryLimit
 from busyhour.faults.process import Freeze, Kill, Restart
 from busyhour.faults.quotas import CpuLimit, OutOfMemory, _Shortage
-from busyhour.model import SECOND, Endpoint, Fault, FaultUnavailable, Proof
+from busyhour.model import SECOND, Clock, Endpoint, Fault, FaultUnavailable, Proof
 from busyhour.services import AlreadyRunning, Command
 from busyhour.testing import check_fault
 
-CLOCK = SystemClock()
+CLOCK, PATIENCE = SystemClock(), aiohttp.ClientTimeout(total=60)
+Harmed = tuple[Endpoint, Proof]
 TARGET = """
 import http.server, os, sys, tempfile
 held = []
@@ -61,14 +65,13 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Do).serve_forever
 
 
 def target(name: str = "agent") -> Command:
-    return Command([sys.executable, "-c", TARGET], name=name, stop_within_seconds=2)
+    return Command([sys.executable, "-c", TARGET], name=name, stop_within_seconds=30)
 
 
 def asked(path: str) -> Callable[[Endpoint], Awaitable[str]]:
     async def ask(endpoint: Endpoint) -> str:
-        timeout = aiohttp.ClientTimeout(total=5)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(endpoint.url + path) as answer:
+            async with aiohttp.ClientSession(timeout=PATIENCE) as session, session.get(endpoint.url + path) as answer:
                 return await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             return type(error).__name__
@@ -90,16 +93,13 @@ async def limits(endpoint: Endpoint) -> list[dict[str, int | None] | None]:
 
 
 @asynccontextmanager
-async def injected(fault: Fault, service: Command | OpenAI) -> AsyncIterator[tuple[Endpoint, Proof]]:
-    async with (
-        service.running({}) as endpoint,
-        fault.injected({service.name: endpoint}, CLOCK) as proof,
-    ):
+async def injected(fault: Fault, service: Command | OpenAI, clock: Clock = CLOCK) -> AsyncIterator[Harmed]:
+    async with service.running({}) as endpoint, fault.injected({service.name: endpoint}, clock) as proof:
         yield endpoint, proof
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await holds():  # noqa: ASYNC110  (processes set no events)
             await asyncio.sleep(0.01)
 
@@ -111,7 +111,7 @@ async def test_a_freeze_keeps_the_contract_of_faults() -> None:
         return {one.state for one in proc.tree(endpoint.pids)} == {"T"}
 
     because = await check_fault(lambda: Freeze(service, 60), service, state=still)
-    assert because.startswith("the process of agent stood still (state T) for 0.")
+    assert re.match(r"the process of agent stood still \(state T\) for \d+\.\d s", because)
 
 
 async def test_a_daemon_that_has_left_its_parent_is_frozen_too() -> None:
@@ -119,7 +119,7 @@ async def test_a_daemon_that_has_left_its_parent_is_frozen_too() -> None:
     daemon = (
         f"import os, time\nif os.fork() == 0:\n if os.fork() == 0:\n  exec({TARGET!r})\n os._exit(0)\ntime.sleep(60)\n"
     )
-    service = Command([sys.executable, "-c", daemon], name="agent", stop_within_seconds=1)
+    service = Command([sys.executable, "-c", daemon], name="agent", stop_within_seconds=30)
     async with injected(Freeze(service, 60), service) as (endpoint, proof):
         assert (await proof.effect())[1].startswith("all 2 processes of agent stood still")
         holder = proc.listener(int(endpoint.url.rpartition(":")[2]))
@@ -133,27 +133,26 @@ async def test_a_daemon_that_has_left_its_parent_is_frozen_too() -> None:
 async def test_a_kill_leaves_nothing_and_is_undone_on_every_way_out() -> None:
     service = target()
     because = await check_fault(lambda: Kill(service), service, state=answering)
-    assert because.startswith("agent lost the process by SIGKILL, and answered again 0.")
+    assert re.match(r"agent lost the process by SIGKILL, and answered again \d+\.\d s later", because)
 
 
 async def test_a_kill_is_no_death_and_the_service_comes_back_where_it_was_as_another_process() -> None:
     service = target()
-    fault = Kill(service, after_seconds=0.1, restart_after_seconds=0.5)
-    async with injected(fault, service) as (endpoint, proof):
+    fault, clock = Kill(service, after_seconds=0.1, restart_after_seconds=0.5), ByHand()
+    async with injected(fault, service, clock) as (endpoint, proof):
         first = endpoint.pids
         assert await proof.effect() == (False, "no process of agent has been killed")
 
         async def down() -> bool:
             return (await proof.effect())[0]
 
-        async def up() -> bool:
-            return await answering(endpoint)
-
+        assert await clock.wake() == 0.1
         await until(down)
         assert await pids(endpoint) == ()
         assert service.obituary() is None
         assert (await proof.effect())[1] == "agent lost the process by SIGKILL, and is still down"
-        await until(up)
+        assert await clock.wake() == 0.5
+        await until(partial(answering, endpoint))
         assert await pids(endpoint) not in {(), first}
         assert proc.stat(first[0]) is None
     assert service.obituary() is None
@@ -298,13 +297,16 @@ async def test_a_service_gets_its_share_of_a_processor_and_no_more(by: str) -> N
     async with service.running({}) as endpoint:
         before = group_of(endpoint.pids[0])
         async with fault.injected({"agent": endpoint}, CLOCK) as proof:
-            used, began_ns = cpu(endpoint), CLOCK.now_ns()
-            spinning = asyncio.ensure_future(asked("/spin/100000000")(endpoint))
-            await asyncio.sleep(0.7)
-            share = (cpu(endpoint) - used) / ((CLOCK.now_ns() - began_ns) / SECOND)
+            spinning = asyncio.ensure_future(asked("/spin/1000000000")(endpoint))
+            share = 1.0
+            async with asyncio.timeout(60):
+                while not 0.02 < share < 0.45:  # it gets more while we, who stop it, are held up ourselves
+                    used, began_ns = cpu(endpoint), CLOCK.now_ns()
+                    await asyncio.sleep(0.7)
+                    share = (cpu(endpoint) - used) / ((CLOCK.now_ns() - began_ns) / SECOND)
             effective, because = await proof.effect()
             assert effective
-            assert share < 0.45
+            assert not spinning.done()
             assert ("a control group, version" if by == "quota" else "stopped by signals") in because
             spinning.cancel()
             await asyncio.gather(spinning, return_exceptions=True)
@@ -407,8 +409,8 @@ async def test_a_stop_that_has_not_come_yet_is_taken_back_too(monkeypatch: pytes
     service, asleep = target(), True
     look = proc.stat
 
-    def uninterruptible(pid: int) -> proc.Stat | None:
-        one = look(pid)
+    def uninterruptible(pid: int, *, proc_root: Path = proc.PROC) -> proc.Stat | None:
+        one = look(pid, proc_root=proc_root)
         return None if one is None else replace(one, state="D") if asleep else one
 
     async with service.running({}) as endpoint:
@@ -435,7 +437,7 @@ async def test_a_limit_above_the_one_there_is_has_no_effect() -> None:
 async def test_who_was_forked_while_it_was_limited_is_let_go_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """The child of a limited process inherits the limit, whenever we find it."""
     parent = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TARGET!r}])"]
-    service = Command(parent, name="agent", stop_within_seconds=2)
+    service = Command(parent, name="agent", stop_within_seconds=30)
     looked, tree = 0, proc.tree
 
     def late(roots: Iterable[int]) -> list[proc.Stat]:

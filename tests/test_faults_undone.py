@@ -128,7 +128,7 @@ def send(endpoint: Endpoint, number: signal.Signals) -> None:
 async def stopped(endpoint: Endpoint) -> None:
     """From somewhere else: the kernel shows all of it as stopped."""
     send(endpoint, signal.SIGSTOP)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(one.state != "T" for one in proc.tree(undoing.roots(endpoint))):  # noqa: ASYNC110  (the kernel's word)
             await asyncio.sleep(0.002)
 

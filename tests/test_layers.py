@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": FOUNDATION | {"gates", "indicators", "statistics"},
     # the doing half
     "sounds": FOUNDATION,
-    "journal": FOUNDATION | {"clock", "sounds"},
+    "rows": FOUNDATION | {"sounds"},
+    "holding": FOUNDATION,
+    "journal": FOUNDATION | {"clock", "holding", "rows", "sounds"},
     "proc": FOUNDATION,
     "processes": FOUNDATION | {"proc"},
     "admin": FOUNDATION,
@@ -44,7 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probes": FOUNDATION | {"clock", "histogram", "proc"},
     "keeping": FOUNDATION,
     "performing": FOUNDATION | {"keeping"},
-    "engine": FOUNDATION | {"clock", "keeping", "performing", "probes", "services"},
+    "attendance": FOUNDATION | {"clock"},
+    "segments": FOUNDATION,
+    "engine": FOUNDATION | {"attendance", "clock", "keeping", "performing", "probes", "segments", "services"},
     # what joins them
     "planfile": FOUNDATION | {"arrivals", "faults"},
     "preflight": FOUNDATION | {"descriptors", "proc", "workloads"},
@@ -55,7 +59,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"probes", "processes"},
     "swarm": FOUNDATION | {"_supervise", "clock", "conduct", "distributed", "planfile"},
     "conduct": FOUNDATION
-    | {"clock", "descriptors", "distributed", "engine", "eventloop", "journal", "live", "planfile", "proofs"},
+    | {"clock", "descriptors", "distributed", "engine", "eventloop", "journal", "live", "planfile", "proofs"}
+    | {"checkpoints", "segments"},
+    "checkpoints": FOUNDATION,
+    "checkpoint": FOUNDATION | {"gates", "journal", "planfile"},
+    "resuming": FOUNDATION | {"clock", "holding", "journal", "planfile", "segments", "workloads"},
     "live": FOUNDATION | {"clock", "performing"},
     "emulate": FOUNDATION | {"admin", "clock", "emulators"},
     "learn": FOUNDATION | {"clock", "emulate", "emulators"},
@@ -64,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "capacity": FOUNDATION
     | {"arrivals", "clock", "conduct", "gates", "journal", "planfile", "preflight", "probes", "proc", "statistics"}
     | {"workloads"},
+    "attribute": FOUNDATION | {"arrivals", "capacity", "conduct", "planfile", "preflight", "services", "workloads"},
     "testing": FOUNDATION | {"arrivals", "clock", "carriers", "media", "statistics"},
     "listen": FOUNDATION | {"journal", "media"},
     "timeline": FOUNDATION | {"carriers", "clock", "media", "workloads"},

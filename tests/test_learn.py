@@ -47,10 +47,11 @@ from busyhour.learn.stt import DeepgramStudent
 from busyhour.learn.tts import CartesiaStudent
 from busyhour.media.codec import codec
 from busyhour.media.utterances import utterance
-from busyhour.model import MS
+from busyhour.model import MS, SECOND
 
 TALK: Any = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "When do you open on Saturday?"}]}
 CLOCK = SystemClock()
+MOMENT_MS = 20
 ROUNDED_MS = 0.001  # a profile is written to a microsecond
 RAW: Any = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}
 
@@ -65,7 +66,7 @@ async def learning(
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=env)
     try:
         assert process.stdout is not None
-        first = await asyncio.wait_for(process.stdout.readline(), 15)
+        first = await asyncio.wait_for(process.stdout.readline(), 60)
         yield process, first.decode().split(" at ")[1].split()[0]
     finally:
         if process.returncode is None:
@@ -93,21 +94,24 @@ def delays(profile: Profile, name: str) -> Sequence[float]:
 # ---------------------------------------------------------------- learn and replay
 
 
-async def chat(url: str, count: int) -> list[str]:
-    """So many streamed replies, ten at once; what went wrong by the name of the SDK's error."""
-    turns, failures = asyncio.Semaphore(10), list[str]()
+async def chat(url: str, count: int) -> tuple[list[str], list[float]]:
+    """So many streamed replies, ten at once; what went wrong by the name of the SDK's error, and the ms to the end of
+    each that did not."""
+    turns, failures, took_ms = asyncio.Semaphore(10), list[str](), list[float]()
 
     async def one(client: openai.AsyncOpenAI) -> None:
         async with turns:
+            asked_ns = CLOCK.now_ns()
             try:
                 stream = await client.chat.completions.create(stream=True, **TALK)
                 assert len([chunk async for chunk in stream]) > 5
+                took_ms.append((CLOCK.now_ns() - asked_ns) / MS)
             except openai.OpenAIError as failure:
                 failures.append(type(failure).__name__)
 
-    async with openai.AsyncOpenAI(base_url=url, api_key="sk-secret", max_retries=0, timeout=20) as client:
+    async with openai.AsyncOpenAI(base_url=url, api_key="sk-secret", max_retries=0, timeout=60) as client:
         await asyncio.gather(*(one(client) for _ in range(count)))
-    return failures
+    return failures, took_ms
 
 
 async def first_tokens(twin: OpenAI, endpoint: Any) -> list[float]:
@@ -122,24 +126,32 @@ async def test_a_language_model_is_learned_and_replayed(tmp_path: Path) -> None:
         # In a process of its own: the SDK is busy in this one, and what is late here would be learned as the vendor's.
         arguments = ("--upstream", endpoint.url, "--profile", str(path), "--requests", "150")
         async with learning(*arguments) as (process, url):
-            failures = await chat(url, 150)
-            await asyncio.wait_for(process.communicate(), 15)
+            failures, took_ms = await chat(url, 150)
+            await asyncio.wait_for(process.communicate(), 60)
         truth = await first_tokens(original, endpoint)
     assert set(failures) == {"RateLimitError"}
     profile = read(path, "openai")
     assert profile.requests == 150
     assert profile.measured["first_token"] == 150 - len(failures) == len(truth)
     assert profile.outcomes == {"http_429": pytest.approx(len(failures) / 150, abs=1e-6)}
-    # The proxy sees the request go a moment before the twin has it, and the token a moment after.
-    seen = delays(profile, "first_token")
-    assert quantiles(seen) == [pytest.approx(true, abs=10, rel=0.15) for true in quantiles(truth)]
-    assert quantiles(delays(profile, "between_tokens"))[2] == pytest.approx(3, abs=2)
+    # The proxy notes a request when it has gone, and the token a moment after the twin: how long a moment is says
+    # something of the machine (the twin may have the request first), but each took it less long than the client.
+    seen = sorted(delays(profile, "first_token"))
+    for least, ms, most in zip(sorted(truth), seen, sorted(took_ms), strict=True):
+        assert least - MOMENT_MS <= ms <= most + ROUNDED_MS
+    # At least half of the gaps are as long as their median, and all of them together are no longer than the answers.
+    gaps = sorted(delays(profile, "between_tokens"))
+    assert gaps[len(gaps) // 2] <= 2 * sum(took_ms) / profile.measured["between_tokens"]
+    assert gaps[-1] >= 2
 
     replay = learned(OpenAI, path, seed=6, outcomes={})
     async with replay.running({}) as endpoint:
-        assert await chat(endpoint.url, 150) == []
+        failures, took_ms = await chat(endpoint.url, 150)
+        assert failures == []
         replayed = await first_tokens(replay, endpoint)
-    assert quantiles(replayed) == [pytest.approx(ms, rel=0.3, abs=5) for ms in quantiles(seen)]
+    # Never early, and of the same distribution; late by what the machine is late.
+    for ms, again, most in zip(quantiles(seen), quantiles(replayed), quantiles(took_ms), strict=True):
+        assert 0.7 * ms - 5 <= again <= max(1.3 * ms + 5, most)
 
 
 async def test_a_synthesiser_is_learned() -> None:
@@ -151,18 +163,19 @@ async def test_a_synthesiser_is_learned() -> None:
             cartesia.AsyncCartesia(api_key="k", base_url=origin, websocket_base_url=sockets, max_retries=0) as client,
             client.tts.websocket_connect() as connection,
         ):
-            waited_ms: list[float] = []
+            waited_ms, paces = list[float](), list[float]()
 
             async def speak() -> int:
-                asked_ns, sizes = CLOCK.now_ns(), list[int]()
-                speech = connection.context(model_id="sonic-3", voice="v", output_format=RAW, timeout=10)
+                asked_ns, sizes, stamps = CLOCK.now_ns(), list[int](), list[int]()
+                speech = connection.context(model_id="sonic-3", voice="v", output_format=RAW, timeout=60)
                 await speech.push("There is free parking right behind the building.")
                 await speech.no_more_inputs()
                 async for event in speech.receive():
                     if audio := getattr(event, "audio", None):
-                        if not sizes:
-                            waited_ms.append((CLOCK.now_ns() - asked_ns) / MS)
+                        stamps.append(CLOCK.now_ns())
                         sizes.append(len(audio))
+                waited_ms.append((stamps[0] - asked_ns) / MS)
+                paces.append(sum(sizes[1:]) / 16_000 / ((stamps[-1] - stamps[0]) / SECOND))
                 return sum(sizes)
 
             sizes = await asyncio.gather(*(speak() for _ in range(30)))
@@ -178,12 +191,13 @@ async def test_a_synthesiser_is_learned() -> None:
     profile = profile_of(lessons, "cartesia")
     truth = [(row.detail["first_audio_ns"] - row.began_ns) / MS for row in rows]  # type: ignore[operator]
     assert profile.measured["first_audio"] == 31 == len(truth) == lessons.finished
-    # The proxy stands between the two: each speech took it longer than the twin and less long than the client, however
-    # busy the machine was. What holds of each pair holds of the sorted lists.
+    # The proxy stands between the two: each speech took it longer than the twin, but for the moment in which it notes
+    # that it has passed on the request, and less long than the client. What holds of pairs holds of the sorted lists.
     seen = sorted(delays(profile, "first_audio"))
     for least, ms, most in zip(sorted(truth), seen, sorted(waited_ms), strict=True):
-        assert least - ROUNDED_MS <= ms <= most + ROUNDED_MS
-    assert profile.numbers["realtime_factor"] == pytest.approx(8, rel=0.25)
+        assert least - MOMENT_MS <= ms <= most + ROUNDED_MS
+    # So it is with its pace: whoever is slow to read sees it slower, or at once what has piled up.
+    assert 0.75 * min(8, *paces) <= profile.numbers["realtime_factor"] <= 1.25 * max(8, *paces)
     assert profile.outcomes == {}
 
 
@@ -210,7 +224,7 @@ async def test_a_recogniser_is_learned() -> None:
                 await listening_.send_close_stream()
 
             talking = asyncio.create_task(talk())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 results = [message async for message in listening_ if isinstance(message, ListenV1Results)]
             await talking
     final = next(result for result in results if result.speech_final)
@@ -256,8 +270,9 @@ async def test_the_command_learns_until_it_has_seen_enough(tmp_path: Path) -> No
         learning("--upstream", endpoint.url, "--profile", str(path), "--requests", "5") as (process, url),
     ):
         assert url.endswith("/v1")
-        assert await chat(url, 5) == []
-        out, err = await asyncio.wait_for(process.communicate(), 15)
+        failures, took_ms = await chat(url, 5)
+        assert failures == []
+        out, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, err) == (0, b"")
     assert f"export OPENAI_BASE_URL={url}\n".encode() in out
     assert f"{path}: 5 seen: between_tokens p50 ".encode() in out
@@ -266,7 +281,7 @@ async def test_the_command_learns_until_it_has_seen_enough(tmp_path: Path) -> No
     assert b"Saturday" not in out + path.read_bytes()
     profile = read(path, "openai")
     assert profile.upstream == endpoint.url.removesuffix("/v1")
-    assert delays(profile, "first_token")[2] == pytest.approx(20, abs=15)
+    assert 19 <= delays(profile, "first_token")[2] <= max(20, *took_ms)
 
 
 async def test_the_command_ends_when_told_and_says_if_nothing_was_learned(tmp_path: Path) -> None:
@@ -276,7 +291,7 @@ async def test_the_command_ends_when_told_and_says_if_nothing_was_learned(tmp_pa
         async with session.get(f"{url}/models") as answer:
             assert answer.status == 207
         process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 15)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
         assert vendor.seen[-1][1] == "/v1/models"
     assert (process.returncode, err) == (2, b"")
     assert b"nothing was learned: no request came that openai's profile is made of" in out
@@ -336,7 +351,7 @@ async def test_what_stands_in_the_way_is_one_sentence(tmp_path: Path, capsys: py
         there = [*upstream, "--profile", str(tmp_path / "p.json"), "--port", port]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "busyhour", *there, stderr=pipe)
-        _, err = await asyncio.wait_for(process.communicate(), 15)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 69
         assert err.decode().startswith(f"busyhour: port {port} of 127.0.0.1 cannot be had: ")
         assert await asyncio.to_thread(main, [*upstream, "--profile", str(tmp_path / "no" / "p.json")]) == 64

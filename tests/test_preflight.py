@@ -19,11 +19,12 @@ from busyhour.arrivals import Burst, Constant, Hold, Poisson
 from busyhour.carriers.memory import MemoryCarrier, MemoryService
 from busyhour.cli import main
 from busyhour.clock import SystemClock
+from busyhour.errors import PlanError
 from busyhour.gates import AtMost
 from busyhour.indicators import dropped
 from busyhour.model import Arrivals, Audio, Phase, Plan, Workload
 from busyhour.planfile import load
-from busyhour.preflight import DESCRIPTORS_A_CALL, Room, fitting, room, shortages
+from busyhour.preflight import DESCRIPTORS_A_CALL, Room, check, fitting, room, shortages
 from busyhour.workloads.call import Call, Greeting, Say, Scenario
 from busyhour.workloads.http import Get, Http
 from busyhour.workloads.idle import Idle
@@ -99,6 +100,13 @@ def test_a_plan_that_does_not_fit_can_be_loaded_for_its_journals_to_be_judged(tm
     assert main(["run", str(plan)]) == 64
 
 
+def test_calls_without_a_carrier_are_refused_before_anything_is_started() -> None:
+    phase = Phase("steady", Burst(1), Call([Scenario("greeted", [Greeting()])]))
+    plan = Plan(target=MemoryService(name="agent"), phases=[phase], gates=[AtMost(dropped(), 0)])
+    with pytest.raises(PlanError, match="the phase 'steady' places calls, and the plan has no carrier; give it one"):
+        check(plan)
+
+
 def test_we_take_what_we_may_have_and_the_target_gets_what_it_would_have_had(tmp_path: Path) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert hard == resource.RLIM_INFINITY or hard > 300, "these tests need 300 files"
@@ -113,7 +121,7 @@ def test_we_take_what_we_may_have_and_the_target_gets_what_it_would_have_had(tmp
             output, _ = run.communicate(timeout=60)
         finally:
             run.kill()
-    assert run.returncode in {0, 3}, output  # 60 calls take more than 150 files
+    assert run.returncode in {0, 1, 2, 3}, output  # a verdict: 60 calls take more than the 150 files of the agent
 
 
 def open_at_most(pid: int) -> int | None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from busyhour import proc
 from busyhour.clock import SystemClock
 from busyhour.histogram import LogHistogram
-from busyhour.model import MS, SECOND, Endpoint, Metered, Probe, Sample
+from busyhour.model import MS, SECOND, Endpoint, Metered, Sample
 from busyhour.probes.loop import LoopMeter
 from busyhour.probes.process import Process
 from busyhour.services import AlreadyRunning, Child, child
@@ -63,7 +63,7 @@ async def test_a_tree_is_read_as_a_whole() -> None:
     async with program() as small:
         one = Process(AGENT).read(small)
     async with program(megabytes=50, files=20, threads=3, children=2) as large:
-        probe: Probe = Process(AGENT)
+        probe = Process(AGENT)
         assert probe.service == "voice-agent"
         three = probe.read(large)
     assert (one["processes"], three["processes"]) == (1, 3)
@@ -103,7 +103,7 @@ def test_the_slow_way_through_proc_finds_the_same_tree(monkeypatch: pytest.Monke
     async def trees() -> tuple[set[int], set[int]]:
         async with program(children=2) as endpoint:
             quick = {one.pid for one in proc.tree(endpoint.pids)}
-            monkeypatch.setattr(proc, "_HAS_CHILDREN", False)
+            monkeypatch.setattr(proc, "_below", proc._children_among_all)
             return quick, {one.pid for one in proc.tree(endpoint.pids)}
 
     quick, slow = asyncio.run(trees())
@@ -164,6 +164,26 @@ async def test_a_meter_that_has_stopped_measures_no_more() -> None:
     assert weighted(list(meter.drain(clock.now_ns())), "loop_lag_ms")
     await asyncio.sleep(0.02)
     assert not weighted(list(meter.drain(clock.now_ns())), "loop_lag_ms")
+
+
+async def test_what_a_leak_of_ours_would_show_in_is_always_read_now_and_then() -> None:
+    meter = LoopMeter()
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    try:
+        first = {sample.name: sample.value for sample in meter.drain(0)}
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    meter.read_all_next()
+    second = {sample.name: sample.value for sample in meter.drain(SECOND)}
+    assert first["fds"] == second["fds"] + 5
+    assert first["threads"] == len(os.listdir("/proc/self/task"))
+    assert first["python_blocks"] == pytest.approx(sys.getallocatedblocks(), rel=0.1)
+    assert 5 < first["private_mb"] <= first["rss_mb"] + 1
+    assert 0 < first["process_probe_ms"] < 1000
+    assert "private_mb" not in {sample.name for sample in meter.drain(2 * SECOND)}
+    assert "private_mb" in {sample.name for sample in meter.drain(11 * SECOND)}
+    assert meter.missing() == []
 
 
 # ---------------------------------------------------------------- the histogram

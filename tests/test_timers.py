@@ -30,7 +30,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Main], None]:
     def run(main: Main) -> None:
         async def with_alarms() -> None:
             with closing(TimerAlarms(kernel=kernel)) as alarms:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await main(alarms)
 
         with asyncio.Runner(loop_factory=FACTORIES[loop]) as runner:

@@ -1,4 +1,4 @@
-"""The command line: run, judge, report, prove, capacity, listen, call, emulate, behave, learn.
+"""The command line: run, resume, judge, report, prove, capacity, attribute, listen, call, emulate, behave, learn.
 
 Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
 130 interrupted before anything was measured; 141 nobody reads the output any more.
@@ -15,15 +15,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
 from rich.console import Console
 
-from busyhour import __version__, controls, listen, matrix, preflight, proofs, timeline
+from busyhour import __version__, controls, listen, matrix, preflight, proofs, resuming, timeline
+from busyhour.attribute import command as attributing
 from busyhour.capacity import command as searching
-from busyhour.clock import wall_time
-from busyhour.conduct import conduct
+from busyhour.checkpoints import Checkpoints
+from busyhour.clock import SystemClock, wall_time
+from busyhour.conduct import Conducted, conduct
 from busyhour.distributed import crew
 from busyhour.distributed.hiring import too_many
 from busyhour.emulate import behave, serve
@@ -112,8 +115,8 @@ def _run(arguments: argparse.Namespace) -> int:
     file = load(Path(arguments.plan), _options(arguments))
     if arguments.record is not None:
         file = replace(file, plan=replace(file.plan, recording=_recording(arguments.record)))
-    preflight.check(file.plan)
     _check_processes(arguments, file)
+    preflight.check(file.plan, processes=arguments.processes)
     stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
     journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
     console, title = _console(), file.path.stem
@@ -124,24 +127,46 @@ def _run(arguments: argparse.Namespace) -> int:
             console.print(note, highlight=False, soft_wrap=True, markup=False)
         if crowd := too_many(arguments.processes):
             console.print(f"note: {crowd}", highlight=False, soft_wrap=True, markup=False)
-        try:
-            conducted = conduct(
-                file,
-                file.plan,
-                journal=journal,
-                seed=arguments.seed,
-                console=console,
-                title=title,
-                processes=arguments.processes,
-            )
-        except (ServiceError, ExceptionGroup):
-            _judged(file, journal, reports)  # a build that reads only them is to see why, too
-            raise
-        if conducted.stopped is not None:
-            console.print(f"The run was cut short: {conducted.stopped}", highlight=False, soft_wrap=True, markup=False)
-        code = _judged(file, journal, [("text", sys.stdout), *reports])
+        seed, processes = arguments.seed, arguments.processes
+        perform = partial(conduct, file, file.plan, journal=journal, seed=seed, title=title, processes=processes)
+        perform = partial(perform, checkpoints=_checkpoints(arguments))
+        code = _performed(perform, file, journal, reports, console)
     sys.stdout.write(f"\njournal: {journal}\n")
     return code
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    journal = Path(arguments.journal)
+    cut = resuming.cut_run(journal, SystemClock().now_ns(), changed_plan=arguments.changed_plan)
+    preflight.check(cut.file.plan)
+    console, title = _console(), cut.file.path.stem
+    with ExitStack() as files:
+        reports = _reports(arguments, files)
+        console.print(cut.told, highlight=False, soft_wrap=True, markup=False)
+        plan, seed = cut.file.plan, cut.seed
+        perform = partial(conduct, cut.file, plan, journal=journal, seed=seed, title=title, resuming=cut.resumption)
+        perform = partial(perform, checkpoints=_checkpoints(arguments))
+        code = _performed(perform, cut.file, journal, reports, console)
+    sys.stdout.write(f"\njournal: {journal}\n")
+    return code
+
+
+def _performed(
+    perform: Callable[..., Conducted],
+    file: PlanFile,
+    journal: Path,
+    reports: Sequence[tuple[str, TextIO]],
+    console: Console,
+) -> int:
+    """The exit code of what was performed, judged and reported."""
+    try:
+        conducted = perform(console=console)
+    except (ServiceError, ExceptionGroup):
+        _judged(file, journal, reports)  # a build that reads only them is to see why, too
+        raise
+    if conducted.stopped is not None:
+        console.print(f"The run was cut short: {conducted.stopped}", highlight=False, soft_wrap=True, markup=False)
+    return _judged(file, journal, [("text", sys.stdout), *reports])
 
 
 def _locust(arguments: argparse.Namespace) -> int:
@@ -205,6 +230,11 @@ def _capacity(arguments: argparse.Namespace) -> int:
     with ExitStack() as files:
         out = files.enter_context(_opened(Path(arguments.json))) if arguments.json else None
         return searching.capacity(arguments, file, out, console=_console())
+
+
+def _attribute(arguments: argparse.Namespace) -> int:
+    file = load(Path(arguments.plan), _options(arguments))
+    return attributing.attribute(arguments, file, sys.stdout, console=_console())
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -276,6 +306,18 @@ def _plan_of(journal: Path, arguments: argparse.Namespace) -> PlanFile:
     if file.source != meta.get("source"):
         _complain(f"note: {path} has changed since {journal} was made; it is judged by the plan as it is now")
     return file
+
+
+def _checkpoints(arguments: argparse.Namespace) -> Checkpoints | None:
+    if arguments.checkpoint is None and not arguments.stop_on_fail:
+        return None
+    if getattr(arguments, "processes", 1) > 1:
+        raise PlanError(
+            "--checkpoint and --stop-on-fail read what all processes saw, which is put together when the run is over; "
+            "leave them out, or --processes"
+        )
+    every = {} if arguments.checkpoint is None else {"every_seconds": arguments.checkpoint}
+    return Checkpoints(stop_on_fail=arguments.stop_on_fail, **every)
 
 
 def _recording(asked: str) -> Recording:
@@ -352,13 +394,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--processes", type=int, default=1, metavar="N", help="that share the arrivals, a core each (default 1)"
     )
-    run.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
-    run.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
     run.add_argument(
         "--record", metavar="CALLS", help="keep the sound of: all, none, or N calls of each phase besides the worst"
     )
 
     _add_locust(command, plan_options)
+    cut = command("resume", _resume, "continue a run that was cut, in the same journal", resuming.EXAMPLE)
+    cut.add_argument("journal")
+    cut.add_argument("--changed-plan", action="store_true", help="continue though the plan file was changed since")
+    for sub in (run, cut):
+        sub.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
+        sub.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+        sub.add_argument("--checkpoint", type=float, metavar="SECONDS", help="between verdicts on the way")
+        sub.add_argument("--stop-on-fail", action="store_true", help="end a run that is lost (a look every hour)")
+
     again = command("judge", _judge, "judge a journal again", "busyhour judge runs/telephone-20261120T101500.journal")
     again.add_argument("journal")
     again.add_argument("--plan", help="judge by this plan (default: the one that made the journal)")
@@ -371,18 +420,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", metavar="FILE", help="(default: standard output)")
     plan_options(report)
 
-    prove = command(
-        "prove", _prove, "show that every gate can fail", "busyhour prove plans/telephone.py --only barge-in"
-    )
-    prove.add_argument("plan", help="the plan file")
-    plan_options(prove)
-    prove.add_argument("--only", default="", metavar="TEXT", help="only gates whose name contains this")
-    prove.add_argument("--journals", metavar="FOLDER", help="keep the controls' journals here")
-    prove.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
-
-    searching.arguments(
-        command("capacity", _capacity, "find how many calls at once pass all gates", searching.EXAMPLE), plan_options
-    )
+    _add_measuring(command, plan_options)
     _add_commands_without_a_plan(command)
     return parser
 
@@ -396,6 +434,25 @@ def _add_locust(command: _AddCommand, plan_options: Callable[[argparse.ArgumentP
     on_locust.add_argument("--shape", choices=swarm.SHAPES, default="", help="of the users that Locust shows")
     on_locust.add_argument("--json", metavar="FILE", help="write the verdicts as JSON too")
     on_locust.add_argument("--junit", metavar="FILE", help="write the verdicts as JUnit XML too")
+
+
+def _add_measuring(command: _AddCommand, plan_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    prove = command(
+        "prove", _prove, "show that every gate can fail", "busyhour prove plans/telephone.py --only barge-in"
+    )
+    prove.add_argument("plan", help="the plan file")
+    plan_options(prove)
+    prove.add_argument("--only", default="", metavar="TEXT", help="only gates whose name contains this")
+    prove.add_argument("--journals", metavar="FOLDER", help="keep the controls' journals here")
+    prove.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
+
+    searching.arguments(
+        command("capacity", _capacity, "find how many calls at once pass all gates", searching.EXAMPLE), plan_options
+    )
+    attributing.arguments(
+        command("attribute", _attribute, "name the lines of the target that hold memory", attributing.EXAMPLE),
+        plan_options,
+    )
 
 
 def _add_commands_without_a_plan(command: _AddCommand) -> None:

@@ -11,6 +11,7 @@ import selectors
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from busyhour.model import SECOND
@@ -78,6 +79,19 @@ class _JumpingSelector(selectors.DefaultSelector):
             # The loop rounds its timers to its clock's resolution: step past the timer, never short of it.
             self._virtual._advance(max(timeout, 1e-6))
         return ready
+
+
+def since_boot_ns() -> int:
+    """CLOCK_BOOTTIME: like the monotonic clock, but it goes on while the machine is suspended (clock_gettime(2))."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Names the zero of the monotonic clock: another one each time the machine is started; "" where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def wall_time() -> str:

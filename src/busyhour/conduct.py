@@ -6,16 +6,17 @@ import asyncio
 import os
 import platform
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from busyhour import __version__, proofs
-from busyhour.clock import SystemClock, wall_time
+from busyhour.checkpoints import Checking, Checkpoints
+from busyhour.clock import SystemClock, boot_id, wall_time
 from busyhour.descriptors import widened
 from busyhour.distributed.crew import Crew
 from busyhour.distributed.hiring import hired, parts_of
@@ -27,6 +28,7 @@ from busyhour.journal import Journal
 from busyhour.live import shown
 from busyhour.model import JSON, Plan
 from busyhour.planfile import PlanFile
+from busyhour.segments import Resumption
 
 SIGNALS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
@@ -39,44 +41,77 @@ class Conducted:
 
 
 def conduct(
-    file: PlanFile, plan: Plan, *, journal: Path, seed: int, console: Console, title: str, processes: int = 1
+    file: PlanFile,
+    plan: Plan,
+    *,
+    journal: Path,
+    seed: int,
+    console: Console,
+    title: str,
+    processes: int = 1,
+    resuming: Resumption | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Conducted:
     """Execute `plan` (the file's own, or a variation of it; with several processes, the file's own) into a new journal.
 
-    processes: that share the arrivals; one is this one, more are workers that it leads. Ctrl-C and SIGTERM end the run
-    in order. Raises ServiceError, JournalError; whatever happens, the services are gone and the journal is closed when
-    this returns or raises.
+    processes: that share the arrivals; one is this one, more are workers that it leads. resuming: the journal is there,
+    and its run is continued, by one process. checkpoints: verdicts on the way. Ctrl-C and SIGTERM end the run in order.
+    Raises ServiceError, JournalError; whatever happens, the services are gone and the journal is closed when this
+    returns or raises.
     """
     try:
         journal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(f"{journal.parent} cannot be made a folder for the journal: {error.strerror}") from None
     with _Signals() as signals, widened(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        written = partial(_written, file, journal, seed, processes, resuming)
+        conducting = partial(_conduct, written, seed, console, title, signals, resuming, checkpoints)
         if processes == 1:
-            stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
+            stopped = runner.run(conducting(plan))
         else:
             parts = parts_of(journal, processes)
             plan = Crew(partial(hired, file, parts=parts, seed=seed)).divided(plan)
             with merged(journal, parts):
-                stopped = runner.run(_conduct(file, plan, journal, seed, console, title, signals))
+                stopped = runner.run(conducting(plan))
     return Conducted(journal, stopped, signals.told is not None)
 
 
+def _written(file: PlanFile, path: Path, seed: int, processes: int, resuming: Resumption | None) -> Journal:
+    """The journal that is written: a new one, or the one whose run is continued."""
+    if resuming is None:
+        return Journal.create(path, _meta(file, seed, processes))
+    notebook = Journal.reopen(path, shift_ns=resuming.continuation.moved_ns)
+    for call in resuming.cut_off:
+        notebook.append(call)
+    return notebook
+
+
 async def _conduct(
-    file: PlanFile, plan: Plan, path: Path, seed: int, console: Console, title: str, signals: _Signals
+    written: Callable[[], Journal],
+    seed: int,
+    console: Console,
+    title: str,
+    signals: _Signals,
+    resuming: Resumption | None,
+    checkpoints: Checkpoints | None,
+    plan: Plan,
 ) -> str | None:
     """Why the run was stopped, if it was."""
     loop = asyncio.get_running_loop()
-    notebook = Journal.create(path, _meta(file, seed))
+    notebook = written()
     try:
-        execution = Execution(plan, notebook, seed=seed)
+        continuing = None if resuming is None else resuming.continuation
+        execution = Execution(plan, notebook, seed=seed, continuing=continuing)
 
-        def journal_failed(error: BaseException) -> None:  # in the writer's thread; the next append raises the error
-            loop.call_soon_threadsafe(execution.stop, str(error))
+        def journal_failed(error: BaseException) -> None:  # in the writer's thread; closing the journal raises it
+            loop.call_soon_threadsafe(execution.stop, str(error).partition("; ")[0])
 
         notebook.on_failure = journal_failed
         with signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), quiet_collector():
-            async with shown(execution.progress, console=console, clock=SystemClock(), title=title):
+            async with (
+                shown(execution.progress, console=console, clock=SystemClock(), title=title),
+                _checked(checkpoints, notebook, execution, console),
+            ):
                 try:
                     await execution.execute()
                 except Stopped as stop:
@@ -84,6 +119,25 @@ async def _conduct(
         return None
     finally:
         notebook.close()
+
+
+@asynccontextmanager
+async def _checked(
+    checkpoints: Checkpoints | None, notebook: Journal, execution: Execution, console: Console
+) -> AsyncIterator[None]:
+    if checkpoints is None:
+        yield
+        return
+    checking = Checking(
+        asked=checkpoints,
+        journal=notebook.path,
+        clock=SystemClock(),
+        write=notebook.append,
+        say=partial(console.print, highlight=False, soft_wrap=True, markup=False),
+        stop=execution.stop,
+    )
+    async with checking.running():
+        yield
 
 
 class _Signals:
@@ -123,12 +177,15 @@ class _Signals:
             self._stop(self.told)
 
 
-def _meta(file: PlanFile, seed: int) -> dict[str, JSON]:
+def _meta(file: PlanFile, seed: int, processes: int) -> dict[str, JSON]:
     return {
         "plan": str(file.path.resolve()),
         "options": dict(file.options),
         "source": file.source,
         "seed": seed,
+        "processes": processes,
+        "recording": asdict(file.plan.recording),
+        "boot": boot_id(),
         "version": __version__,
         "started_at": wall_time(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
+from busyhour.attendance import Attendance
 from busyhour.clock import SystemClock
 from busyhour.errors import BusyhourError, JournalError, ServiceError
 from busyhour.keeping import keeper
@@ -35,9 +36,13 @@ from busyhour.model import (
 )
 from busyhour.performing import Performance, Progress
 from busyhour.probes.loop import LoopMeter
+from busyhour.probes.missing import Candid
+from busyhour.probes.schedule import Thorough
+from busyhour.segments import Continuation
 from busyhour.services import Child, Mortal
 
 WATCH_SECONDS = 1.0  # how often meters, probes and witnesses are read, and deaths noticed
+ATTEND_SECONDS = 0.5  # how often we make sure that we, and the machine, have been there
 WITNESS_SECONDS = 5.0  # a twin that does not tell what it saw within this is not waited for
 
 
@@ -56,7 +61,11 @@ class Stopped(Exception):
 
 
 class Execution:
-    """One execution of one plan. `await execute()` once; `stop(why)` from the loop ends it early, in order."""
+    """One execution of one plan. `await execute()` once; `stop(why)` from the loop ends it early, in order.
+
+    continuing: where the plan is taken up again, if an execution of it was cut. attendance: who calls the roll; by
+    default nobody on a clock that is not the machine's.
+    """
 
     def __init__(
         self,
@@ -66,6 +75,8 @@ class Execution:
         clock: Clock | None = None,
         seed: int = 0,
         on_started: Callable[[Mapping[str, Endpoint]], None] = lambda endpoints: None,
+        continuing: Continuation | None = None,
+        attendance: Callable[[], Attendance] | None = None,
     ) -> None:
         self.progress = Progress(phases=len(plan.phases))
         self._plan, self._notebook = plan, notebook
@@ -79,6 +90,8 @@ class Execution:
             keeper=keeper(plan, notebook, seed=seed),
         )
         self._on_started = on_started
+        self._continuing = continuing
+        self._attendance = attendance or (self._roll if isinstance(self._clock, SystemClock) else None)
         self._endpoints: dict[str, Endpoint] = {}
         self._stopping: str | None = None
         self._main: asyncio.Task[None] | None = None
@@ -92,15 +105,18 @@ class Execution:
         if self._stopping is not None:
             raise Stopped(self._stopping)
         self._main = asyncio.current_task()
-        self._mark("run.began")
+        self._begin()
         try:
             async with self._services():
                 self._on_started(self._endpoints)
                 async with asyncio.TaskGroup() as background:
-                    watch = background.create_task(self._watch())
+                    watches = [background.create_task(self._watch()), background.create_task(self._attend())]
+                    done = self._continuing.done if self._continuing else ()
                     for number, phase in enumerate(self._plan.phases, start=1):
-                        await self._phase(phase, number)
-                    watch.cancel()
+                        if phase.name not in done:
+                            await self._phase(phase, number)
+                    for watch in watches:
+                        watch.cancel()
                 await self._read_everything()
                 await self._bury_the_dead()  # what died since the last look has spoilt the last calls
                 for name, why in self._silent.items():
@@ -123,6 +139,8 @@ class Execution:
             self._stopping = why
             self.progress.doing = "stopping"
             if self._main is not None:
+                with suppress(JournalError):  # which may be why
+                    self._mark("run.stopping")
                 self._main.cancel()
 
     # ---------------------------------------------------------------- services
@@ -140,22 +158,37 @@ class Execution:
 
     # ---------------------------------------------------------------- phases
 
+    def _begin(self) -> None:
+        if self._continuing is None:
+            self._mark("run.began")
+        else:
+            self._notebook.append(Mark(self._clock.now_ns(), "run.resumed", "", self._continuing.told()))
+
     async def _phase(self, phase: Phase, number: int) -> None:
         began_ns = self._clock.now_ns()
         self.progress.enter(phase, number, began_ns)
         self._phase_began.append((began_ns, phase.name))
+        elapsed_ns, after = self._continuing.of(phase.name) if self._continuing else (0, 0)
         async with AsyncExitStack() as faults:
-            self._mark("phase.began", phase.name)
+            if self._continuing is not None and phase.name == self._continuing.phase:
+                self._mark("phase.resumed", phase.name, elapsed_seconds=elapsed_ns / SECOND, after=after)
+            else:
+                self._mark("phase.began", phase.name)
             proofs = await self._inject(phase, faults)
             if proofs is not None:
                 # Time that injecting took is nobody's lateness: what had been due in it would come in one burst.
-                arrive_ns = self._clock.now_ns() if phase.faults else began_ns
-                await self._performance.perform(phase, self._endpoints[self._plan.target.name], arrive_ns)
+                arrive_ns = (self._clock.now_ns() if phase.faults else began_ns) - elapsed_ns
+                target = self._endpoints[self._plan.target.name]
+                await self._performance.perform(phase, target, arrive_ns, after=after)
             for name, proof in proofs or ():
                 effective, because = await proof.effect()
                 self._mark("fault.proof", name, phase=phase.name, effective=effective, because=because)
+        self._read_all_next()
         await self._read_everything()
-        self._mark("phase.ended", phase.name, started=self.progress.started, dropped=self.progress.dropped)
+        counts: dict[str, JSON] = {"started": self.progress.started, "dropped": self.progress.dropped}
+        if self._performance.passed_over:
+            counts["passed_over"] = self._performance.passed_over
+        self._mark("phase.ended", phase.name, **counts)
         if (
             gc.get_freeze_count()
         ):  # then it is held off (`conduct`) while calls are in progress; here nobody waits for it
@@ -185,10 +218,24 @@ class Execution:
             self._meter = await stack.enter_async_context(LoopMeter(self._clock).running())
             next_ns = self._clock.now_ns()
             while True:
-                next_ns += round(WATCH_SECONDS * SECOND)
+                next_ns = max(next_ns + round(WATCH_SECONDS * SECOND), self._clock.now_ns())  # none is made up for
                 await self._clock.sleep_until(next_ns)
                 await self._read_everything()
                 await self._bury_the_dead()
+
+    async def _attend(self) -> None:
+        """Twice a second: whether we were there since the last time. What was due meanwhile is passed over."""
+        if self._attendance is None:
+            return
+        attendance = self._attendance()
+        while True:
+            await self._clock.sleep_until(self._clock.now_ns() + round(ATTEND_SECONDS * SECOND))
+            if (absence := attendance.absence()) is not None:
+                self._performance.pass_over(absence.until_ns)
+                self._notebook.append(absence.mark())
+
+    def _roll(self) -> Attendance:
+        return Attendance(self._clock.now_ns, round(ATTEND_SECONDS * SECOND))
 
     def _follow_restarts(self) -> None:
         """What a fault has ended or started again is other processes now, at the same address."""
@@ -204,6 +251,7 @@ class Execution:
             self._mark("arrival.dropped", self.progress.phase, count=dropped)
         if self._meter is not None:
             self._append_samples(self._meter.drain(now_ns))
+            self._note_missing(self._meter, "harness")
         for service in self._plan.everyone:
             if isinstance(service, Metered):
                 self._append_samples(service.drain(now_ns))
@@ -216,6 +264,16 @@ class Execution:
             readings = await readings
         for name, value in readings.items():
             self._notebook.append(Sample(now_ns, probe.service, name, value))
+        self._note_missing(probe, probe.service)
+
+    def _note_missing(self, probe: object, service: str) -> None:
+        for one in probe.missing() if isinstance(probe, Candid) else ():
+            self._mark("probe.missing", service, readings=list(one.readings), why=one.why)
+
+    def _read_all_next(self) -> None:
+        for probe in (self._meter, *self._plan.probes):
+            if isinstance(probe, Thorough):
+                probe.read_all_next()
 
     async def _hear_witness(self, service: Service) -> None:
         assert isinstance(service, Witness)

@@ -2,6 +2,7 @@
 
 Written in WAL mode by one thread off the event loop, four commits a second: a SIGKILL costs at most the last second. A
 journal that was closed is a single plain file; one whose run was killed has its `-wal` file beside it, and opens too.
+One whose disk was full ends with what ended it: room for that is held from the beginning.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 from busyhour import sounds
 from busyhour.errors import JournalError
+from busyhour.holding import Hold
 from busyhour.model import JSON, Mark, Operation, Sample
 from busyhour.recording import Recorded, Sound
+from busyhour.rows import Cell, Row, as_json, row, sound_row
 
 FORMAT_VERSION = 1  # kept as user_version; raised with every change an older reader would misread (not by a new table)
 _APPLICATION_ID = 0x62757379  # "busy": tells our files from anybody else's SQLite
@@ -58,24 +61,32 @@ _INSERT = {
     "recordings": sounds.INSERT,
     "recordings discarded": sounds.DELETE,
 }
-_Cell: TypeAlias = str | int | float | bytes | None
-_Row: TypeAlias = tuple[_Cell, ...]
+_OPTIONS = (
+    "PRAGMA journal_mode = WAL",
+    # Without a sync at each commit, a commit survives our death though not a power failure.
+    "PRAGMA synchronous = NORMAL",
+    # The few pages at the ends of the indices are all that is written to; more would only look like a leak.
+    "PRAGMA cache_size = -512",
+)
 
 
 class Journal:
     """Appends to a journal; `Journal.create` makes one. Calls belong to one thread; none of them waits for the disk.
 
     As soon as the file cannot be written (disk full, read-only), `on_failure` is called with a JournalError, once and
-    from the writer's thread, so that a run can stop at once; from then on `append` and `close` raise it. What was
-    committed before stays readable.
+    from the writer's thread, so that a run can stop at once. Until it is closed it then tries to write how the run
+    ends, into room that was held for that, and without sound; where it cannot, `append` raises. `close` always does.
+    What was committed before stays readable.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, hold: Hold, *, shift_ns: int = 0) -> None:
         self.path = path
         self.on_failure: Callable[[BaseException], None] | None = None
         self._writing: Future[None] = Future()
-        self._connection = connection
-        self._waiting: deque[tuple[str, _Row]] = deque()
+        self._connection, self._hold, self._shift_ns = connection, hold, shift_ns
+        self._waiting: deque[tuple[str, Row]] = deque()
+        self._batch: dict[str, list[Row]] = {}  # taken from what waits, and not yet committed
+        self._trouble: JournalError | None = None  # the first; since then, only last words are written
         self._sound_bytes = 0  # handed over, of recordings
         self._sound_bytes_written = 0
         self._wake = threading.Event()
@@ -86,28 +97,40 @@ class Journal:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], meta: Mapping[str, JSON]) -> Journal:
-        """A new journal. Raises JournalError when the file exists already or cannot be made."""
+        """A new journal. Raises JournalError when the file exists already, cannot be made, or has no room."""
         path = Path(path)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
-        except FileExistsError:
-            raise JournalError(f"{path} exists already; a journal is never overwritten: give another name") from None
-        except OSError as error:
-            raise JournalError(f"{path} cannot be created: {error.strerror}") from None
+        hold = Hold.of_new(path)
         connection = sqlite3.connect(path, _LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # The schema is written before WAL begins, so that the file itself always says what it is.
             connection.executescript(_SCHEMA)
-            connection.execute("PRAGMA journal_mode = WAL")
-            # Without a sync at each commit, a commit survives our death though not a power failure.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            # The few pages at the ends of the indices are all that is written to; more would only look like a leak.
-            connection.execute("PRAGMA cache_size = -512")
-            connection.executemany(_INSERT["meta"], [(key, _json(value)) for key, value in meta.items()])
+            for option in _OPTIONS:
+                connection.execute(option)
+            connection.executemany(_INSERT["meta"], [(key, as_json(value)) for key, value in meta.items()])
         except sqlite3.Error as error:
             connection.close()
+            hold.close()
             raise JournalError(f"{path} cannot be written: {_words(error)}") from None
-        return cls(path, connection)
+        return cls(path, connection, hold)
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str], *, shift_ns: int = 0) -> Journal:
+        """Append to a journal that is there; every instant is moved by `shift_ns`.
+
+        Raises JournalError where `open_run` does, when it is being written by somebody, and when it cannot be written.
+        """
+        path = Path(path)
+        open_run(path).close()  # before we have it open: to close a file is to give up one's locks on it (fcntl(2))
+        hold = Hold.of_old(path)
+        connection = sqlite3.connect(path, _LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            for option in _OPTIONS:
+                connection.execute(option)
+        except sqlite3.Error as error:
+            connection.close()
+            hold.close()
+            raise JournalError(f"{path} cannot be written: {_words(error)}") from None
+        return cls(path, connection, hold, shift_ns=shift_ns)
 
     def append(self, entry: Operation | Sample | Mark) -> None:
         """Hand it to the writer. It is on disk within a second.
@@ -115,13 +138,15 @@ class Journal:
         Raises JournalError when the writer has failed, and when 100,000 entries are waiting because the disk does not
         keep up: nothing is dropped silently, the run has to end. TypeError for a detail that is no JSON.
         """
-        self._enqueue(*_row(entry))
+        self._enqueue(*row(entry, self._shift_ns))
 
     def keep(self, recorded: Recorded, sound: Sound) -> None:
         """Hand over a recording. Raises as `append` does, and when 256 MB of them are waiting."""
+        if self._trouble is not None:
+            return  # there is no room for sound any more; that the run ends of it is being written
         if self._sound_bytes + sound.bytes - self._sound_bytes_written > _SOUND_BYTES_WAITING_MAX:
             self._overrun = True
-        self._enqueue("recordings", sounds.row(recorded, sound))
+        self._enqueue("recordings", sound_row(recorded, sound, self._shift_ns))
         self._sound_bytes += sound.bytes
 
     def discard(self, calls: Iterable[str]) -> None:
@@ -131,7 +156,7 @@ class Journal:
 
     def set_meta(self, key: str, value: JSON) -> None:
         """Set or replace one key of `Run.meta`. Raises as `append` does."""
-        self._enqueue("meta", (key, _json(value)))
+        self._enqueue("meta", (key, as_json(value)))
 
     def close(self) -> None:
         """Write all that waits and leave a single file. Raises the writer's JournalError. Once closed, does nothing."""
@@ -148,7 +173,7 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _enqueue(self, table: str, row: _Row) -> None:
+    def _enqueue(self, table: str, cells: Row) -> None:
         if self._closing:
             raise JournalError(f"{self.path} is closed")
         if self._writing.done():
@@ -157,56 +182,90 @@ class Journal:
             self._overrun = True
             self._wake.set()
             raise JournalError(self._overrun_words())
-        self._waiting.append((table, row))
+        self._waiting.append((table, cells))
 
     def _overrun_words(self) -> str:
         entries = f"{len(self._waiting):,} entries are waiting"
         return f"{self.path}: the disk does not keep up, {entries}; use a faster disk, or record fewer calls"
 
+    # ---------------------------------------------------------------- the thread
+
     def _write(self) -> None:
-        """The thread. Whatever ends it is handed out: nobody looks into a thread."""
+        """Whatever ends it is handed out: nobody looks into a thread."""
         try:
-            self._write_until_closed()
-        except sqlite3.Error as error:
-            words = f"{self.path} cannot be written: {_words(error)}; what was written before can be judged. "
-            self._fail(JournalError(words + "Make room there, or give another place with --journal"))
+            try:
+                self._write_until_closed()
+            finally:
+                self._connection.close()
+                self._hold.close()
         except BaseException as error:  # forwarded, not swallowed: append() and close() raise it
-            self._fail(error)
+            self._writing.set_exception(error)
+            self._tell(error)
         else:
             self._writing.set_result(None)
 
-    def _fail(self, error: BaseException) -> None:
-        self._writing.set_exception(error)
-        if self.on_failure is not None:
-            self.on_failure(error)
-
     def _write_until_closed(self) -> None:
         try:
-            while not self._closing:
-                self._wake.wait(_COMMIT_SECONDS)
-                self._wake.clear()
-                self._commit_waiting()
-                if self._overrun:
-                    raise JournalError(self._overrun_words())
-            self._commit_waiting()  # what came between the last look and the closing
+            self._commit_until_closed()
             self._connection.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            self._connection.close()
+        except sqlite3.Error as error:
+            self._trouble = self._unwritable(error)
+            if self.on_failure is None or not self._hold.give_up_room():
+                raise self._trouble from None
+            self._tell(self._trouble)
+            self._write_last_words()
+            raise self._trouble from None
+
+    def _write_last_words(self) -> None:
+        """How the run ends, if there is room for that. What is committed is there, be it still in the log."""
+        try:
+            self._commit_until_closed()
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error:  # no room for that either: the trouble itself is what is raised
+            return
+
+    def _tell(self, error: BaseException) -> None:
+        told, self.on_failure = self.on_failure, None
+        if told is not None:
+            told(error)
+
+    def _unwritable(self, error: sqlite3.Error) -> JournalError:
+        return JournalError(
+            f"{self.path} cannot be written: {_words(error)}; what was written before can be judged. "
+            f"Make room there, or give another place with --journal; `busyhour resume {self.path}` continues it"
+        )
+
+    def _commit_until_closed(self) -> None:
+        while not self._closing:
+            self._wake.wait(_COMMIT_SECONDS)
+            self._wake.clear()
+            self._commit_waiting()
+            if self._overrun:
+                raise JournalError(self._overrun_words())
+        self._commit_waiting()  # what came between the last look and the closing
 
     def _commit_waiting(self) -> None:
         for _ in range(1 + _WAITING_MAX // _BATCH):  # bounded: a close must not chase a busy appender for ever
-            rows: dict[str, list[_Row]] = {}
-            for _ in range(min(len(self._waiting), _BATCH)):
-                table, row = self._waiting.popleft()
-                rows.setdefault(table, []).append(row)
-            if not rows:
+            self._take_batch()
+            if not self._batch:
                 return
             with self._connection:
                 self._connection.execute("BEGIN")
                 for table, statement in _INSERT.items():  # in that order: what is discarded was kept before
-                    if table in rows:
-                        self._connection.executemany(statement, rows[table])
-            self._sound_bytes_written += sum(sounds.bytes_of(row) for row in rows.get("recordings", ()))
+                    if table in self._batch:
+                        self._connection.executemany(statement, self._batch[table])
+            self._sound_bytes_written += sum(sounds.bytes_of(cells) for cells in self._batch.get("recordings", ()))
+            self._batch = {}
+
+    def _take_batch(self) -> None:
+        """What could not be committed is tried again, but for the sound."""
+        if self._trouble is not None:
+            self._batch.pop("recordings", None)
+        if not self._batch:
+            for _ in range(min(len(self._waiting), _BATCH)):
+                table, cells = self._waiting.popleft()
+                if table != "recordings" or self._trouble is None:
+                    self._batch.setdefault(table, []).append(cells)
 
 
 class StoredRun:
@@ -286,6 +345,37 @@ class StoredRun:
             raise JournalError(sounds.not_there(self._path, call, calls, happened=happened))
         return sounds.sound(rows[0][:-1], self._detail(rows[0][-1]))
 
+    def last_ns(self) -> int:
+        """The last instant it knows of."""
+        readings = "SELECT max(at_ns) FROM samples UNION SELECT max(at_ns) FROM marks"
+        operations = "SELECT max(began_ns) FROM operations UNION SELECT max(ended_ns) FROM operations"
+        return max((at_ns for (at_ns,) in self._rows(f"{readings} UNION {operations}") if at_ns is not None), default=0)
+
+    def first_cut_off(self, phase: str, since_ns: int) -> int | None:
+        """When the first call of a phase was cut off, since an instant."""
+        cut = "SELECT min(ended_ns) FROM operations WHERE phase = ? AND outcome = 'cut off' AND ended_ns > ?"
+        ((at_ns,),) = self._rows(cut, phase, since_ns)
+        return at_ns  # type: ignore[no-any-return]  # an integer of that column, or NULL
+
+    def highest_number(self, phase: str) -> int:
+        """Of the arrivals of a phase that have left something behind: that of `steady/7/turn/2` is 7."""
+        ((highest,),) = self._rows(
+            "SELECT max(CAST(substr(id, ?1) AS INTEGER))"  # up to what is no digit
+            " FROM operations WHERE phase = ?2 AND substr(id, 1, ?1 - 1) = ?3",
+            len(phase) + 2,
+            phase,
+            f"{phase}/",
+        )
+        return highest or 0
+
+    def unfinished(self) -> Sequence[Operation]:
+        """The calls of which there are parts and not themselves: in progress when the run was cut; since the first."""
+        rows = self._rows(
+            "SELECT parent, phase, min(coalesce(began_ns, due_ns)) FROM operations"
+            " WHERE parent != '' AND parent NOT IN (SELECT id FROM operations WHERE parent = '') GROUP BY parent"
+        )
+        return [Operation(id=call, kind="call", phase=phase, due_ns=since_ns) for call, phase, since_ns in rows]
+
     def close(self) -> None:
         self._connection.close()
 
@@ -316,7 +406,7 @@ class StoredRun:
             raise _damaged(self._path, str(error)) from None
         return parsed
 
-    def _rows(self, query: str, *parameters: _Cell) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *parameters: Cell) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
@@ -390,44 +480,6 @@ def _unreadable(path: Path, error: sqlite3.Error) -> JournalError:
 
 def _damaged(path: Path, how: str) -> JournalError:
     return JournalError(f"{path} is damaged: {how}; restore it from a copy, or make the run again")
-
-
-def _row(entry: Operation | Sample | Mark) -> tuple[str, _Row]:
-    match entry:
-        case Sample():
-            return "samples", (entry.at_ns, _text(entry.source), _text(entry.name), entry.value, entry.count)
-        case Mark():
-            return "marks", (entry.at_ns, _text(entry.kind), _text(entry.name), _json(entry.detail))
-        case Operation():
-            return "operations", (
-                _text(entry.id),
-                _text(entry.kind),
-                _text(entry.phase),
-                entry.due_ns,
-                entry.began_ns,
-                entry.ended_ns,
-                _text(entry.outcome),
-                _text(entry.parent),
-                _text(entry.who),
-                _json(entry.detail),
-            )
-
-
-def _text(text: str) -> str:
-    """What the far end sent us may hold half a surrogate pair, which no UTF-8 file can."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _json(value: JSON) -> str:
-    return json.dumps(value, separators=(",", ":"), default=_plain) if value != {} else "{}"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Sequence):
-        return list(value)
-    raise TypeError(f"{value!r} is no JSON")
 
 
 def _words(error: Exception) -> str:

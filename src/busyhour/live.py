@@ -41,23 +41,23 @@ async def _lines(progress: Progress, console: Console, clock: Clock, title: str)
     while True:
         if progress.phase:
             now_ns = clock.now_ns()
-            text = f"{title}: {_where(progress, now_ns)}; {_calls(progress)}; {_turns(progress)}; {_harness(progress)}"
-            console.print(text, highlight=False, soft_wrap=True)
+            told = [_where(progress, now_ns), _arrivals(progress), *_rows(progress).values()]
+            console.print(f"{title}: {'; '.join(told)}", highlight=False, soft_wrap=True)
         else:
             console.print(f"{title}: {progress.doing}", highlight=False)
         await asyncio.sleep(LINE_SECONDS)
 
 
 def render(progress: Progress, now_ns: int, title: str) -> RenderableType:
-    """The live panel: phase, calls in progress, turns, running percentiles, harness lateness."""
+    """The live panel: phase, arrivals in progress, turns, running percentiles, harness lateness."""
     head = Text.assemble((title, "bold"), "  ", (progress.doing, "cyan"))
     if not progress.phase:
         return head
     table = Table.grid(padding=(0, 2))
     table.add_row("phase", _where(progress, now_ns))
-    table.add_row("calls", _calls(progress))
-    table.add_row("turns", _turns(progress))
-    table.add_row("harness", _harness(progress))
+    table.add_row("arrivals", _arrivals(progress))
+    for name, told in _rows(progress).items():
+        table.add_row(name, told)
     return Group(head, table)
 
 
@@ -66,19 +66,21 @@ def _where(progress: Progress, now_ns: int) -> str:
     return f"{progress.phase} ({progress.phase_number} of {progress.phases}), {seconds // 60}:{seconds % 60:02}"
 
 
-def _calls(progress: Progress) -> str:
+def _arrivals(progress: Progress) -> str:
     return (
         f"{progress.in_progress} in progress, {progress.finished} over, "
         f"{progress.failed} failed, {progress.dropped} dropped"
     )
 
 
-def _turns(progress: Progress) -> str:
-    text = f"{progress.turns} turns, {progress.missed} unanswered"
-    p50, p95 = progress.quantile_ms(0.5), progress.quantile_ms(0.95)
-    return text if p50 is None or p95 is None else f"{text}, response p50 {p50:.0f} ms, p95 {p95:.0f} ms"
-
-
-def _harness(progress: Progress) -> str:
-    late = progress.lateness_p99_ms
-    return "frames not sent yet" if late is None else f"frames sent p99 {late:.2f} ms late"
+def _rows(progress: Progress) -> dict[str, str]:
+    """What only calls have, as soon as there is something to tell."""
+    rows = {}
+    if progress.turns:
+        rows["turns"] = f"{progress.turns} turns, {progress.missed} unanswered"
+        p50, p95 = progress.quantile_ms(0.5), progress.quantile_ms(0.95)
+        if p50 is not None and p95 is not None:
+            rows["turns"] += f", response p50 {p50:.0f} ms, p95 {p95:.0f} ms"
+    if progress.lateness_p99_ms is not None:
+        rows["harness"] = f"frames sent p99 {progress.lateness_p99_ms:.2f} ms late"
+    return rows

@@ -64,10 +64,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened at an instant: "run.began", "run.ended", "phase.began", "phase.ended", "fault.began",
-    "fault.ended", "fault.proof", "fault.unavailable" (its phase had no arrivals), "service.started", "service.died",
-    "witness.silent" (a twin did not tell the last of what it saw), "arrival.dropped", "recordings" (of a phase),
-    "clocks.disagree" (of two machines of the harness), "run.stopped", "run.failed"."""
+    """Something that happened at an instant: "run.began", "run.resumed", "run.stopping", "run.stopped", "run.failed",
+    "run.ended"; "phase.began", ".resumed", ".ended"; "fault.began", ".ended", ".proof", ".unavailable" (its phase had
+    no arrivals); "service.started", ".died"; "witness.silent" (a twin did not tell the last), "probe.missing";
+    "machine.suspended", "harness.stopped", "clocks.disagree"; "arrival.dropped", "checkpoint", "recordings"."""
 
     at_ns: int
     kind: str

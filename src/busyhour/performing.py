@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from random import Random
 
 from busyhour.bulk import Bulk, Counts, Stretch
@@ -104,19 +105,24 @@ class Performance:
         self._progress, self._share, self._keeper = progress, share, keeper
         self._bulk: Counts | None = None  # of the phase, if its workload performs it by itself
         self._dropped_untold = 0
+        self._not_before_ns: float = -inf
+        self.passed_over = 0  # arrivals of the phase
 
-    async def perform(self, phase: Phase, target: Endpoint, began_ns: int) -> None:
+    async def perform(self, phase: Phase, target: Endpoint, began_ns: int, *, after: int = 0) -> None:
         """All of them, from `began_ns` on, until the last is over; cancelled, they are cut off.
 
-        An exception of a workload is a bug: it comes out of here, in a group.
+        after: how many of them were performed before, in a run that was cut. An exception of a workload is a bug: it
+        comes out of here, in a group.
         """
+        self.passed_over = 0
+        share = replace(self._share, after=self._share.after + after)
         if self._keeper is not None:
             self._keeper.enter(phase.name)
         if isinstance(phase.workload, Bulk):
-            await self._in_bulk(phase.workload, phase, target, began_ns)
+            await self._in_bulk(phase.workload, phase, target, began_ns, share)
             return
         try:
-            await self._one_by_one(phase, target, began_ns)
+            await self._one_by_one(phase, target, began_ns, share)
         finally:
             if self._keeper is not None and (told := self._keeper.told()):
                 self._write(Mark(self._clock.now_ns(), "recordings", phase.name, told))
@@ -139,14 +145,18 @@ class Performance:
         dropped, self._dropped_untold = self._dropped_untold, 0
         return dropped
 
-    async def _one_by_one(self, phase: Phase, target: Endpoint, began_ns: int) -> None:
+    def pass_over(self, until_ns: int) -> None:
+        """Leave out the arrivals that were due before, and have not been performed, because we were not there: all at
+        once they would be a load that nobody has asked for. `passed_over` counts them.
+
+        A workload that performs a phase by itself goes by its own schedule.
+        """
+        self._not_before_ns = until_ns
+
+    async def _one_by_one(self, phase: Phase, target: Endpoint, began_ns: int, share: Share) -> None:
         finished = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
-        progress, arrivals, at_once = (
-            self._progress,
-            self._share.arrivals(phase.arrivals),
-            self._share.part(phase.at_once),
-        )
+        progress, arrivals, at_once = self._progress, share.arrivals(phase.arrivals), share.part(phase.at_once)
 
         def over(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
@@ -156,7 +166,7 @@ class Performance:
         async with asyncio.TaskGroup() as group:
             nth = 0
             while True:
-                gone = progress.finished + progress.dropped
+                gone = progress.finished + progress.dropped + self.passed_over
                 due = arrivals.due_ns(nth, gone, self._clock.now_ns() - began_ns)
                 if due is Due.ENDED:
                     break
@@ -167,12 +177,15 @@ class Performance:
                 assert isinstance(due, int)
                 await self._clock.sleep_until(began_ns + due)
                 nth += 1
+                if began_ns + due < self._not_before_ns:
+                    self.passed_over += 1
+                    continue
                 if progress.in_progress >= at_once:
                     progress.dropped += 1
                     self._dropped_untold += 1
                     continue
                 progress.started += 1
-                arrival = self._arrival(phase, target, self._share.number(nth - 1) + 1, began_ns + due)
+                arrival = self._arrival(phase, target, share.number(nth - 1) + 1, began_ns + due)
                 task = group.create_task(self._one(phase, arrival))
                 tasks.add(task)
                 task.add_done_callback(over)
@@ -185,19 +198,19 @@ class Performance:
             if self._keeper is not None:
                 self._keeper.settle(arrival.id)
 
-    async def _in_bulk(self, workload: Bulk, phase: Phase, target: Endpoint, began_ns: int) -> None:
+    async def _in_bulk(self, workload: Bulk, phase: Phase, target: Endpoint, began_ns: int, share: Share) -> None:
         self._bulk = Counts()
         stretch = Stretch(
             phase=phase.name,
-            arrivals=self._share.arrivals(phase.arrivals),
-            at_once=self._share.part(phase.at_once),
+            arrivals=share.arrivals(phase.arrivals),
+            at_once=share.part(phase.at_once),
             drain_seconds=phase.drain_seconds,
             began_ns=began_ns,
             clock=self._clock,
             target=target,
             write=self._write,
             counts=self._bulk,
-            share=self._share,
+            share=share,
         )
         try:
             await workload.perform_all(stretch)

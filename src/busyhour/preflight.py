@@ -1,4 +1,4 @@
-"""What the machine has no room for, said before anything is started: file descriptors of ours, and ports.
+"""What a plan has no means for, said before anything is started: a carrier, file descriptors of ours, and ports.
 
 Of descriptors a call takes two of our process: its media socket, and one that its webhooks and commands come to. A
 twin or a proxy, which is a process of its own with a limit as high as ours, takes no more of its own. What the target
@@ -38,12 +38,17 @@ class Room:
 
 
 def check(plan: Plan, *, processes: int = 1) -> None:
-    """Raises PlanError when a phase may have more at once than fit, with the number that does.
+    """Raises PlanError when a phase has nobody to place its calls, or may have more at once than fit, with what does.
 
     processes: so many of this machine share the load; each has descriptors of its own, but all have the same ports.
     """
     calls, connections = (room(each, processes=processes) for each in (DESCRIPTORS_A_CALL, 1))
-    if problems := list(shortages(plan, calls=calls, connections=connections)):
+    problems = [
+        f"the phase {phase.name!r} places calls, and the plan has no carrier; give it one"
+        for phase in plan.phases
+        if isinstance(phase.workload, Call) and plan.carrier is None
+    ]
+    if problems := [*problems, *shortages(plan, calls=calls, connections=connections)]:
         raise PlanError(problems)
 
 

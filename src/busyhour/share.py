@@ -15,14 +15,15 @@ from busyhour.model import Arrivals, Carrier, Due
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """That of process `index` (from 0) of so many."""
+    """That of process `index` (from 0) of so many; of what comes `after` so many arrivals, which are over."""
 
     index: int = 0
     of: int = 1
+    after: int = 0
 
     def number(self, nth: int) -> int:
         """The number among all arrivals (from 0) of the share's `nth` (from 0)."""
-        return nth * self.of + self.index
+        return self.after + nth * self.of + self.index
 
     def part(self, total: int) -> int:
         """Of a bound: the parts of all shares add up to it, and differ by one at most."""
@@ -34,7 +35,7 @@ class Share:
 
     def arrivals(self, whole: Arrivals) -> Arrivals:
         """The schedule of the share: those times of the whole that fall to it."""
-        return whole if self.of == 1 else _SharedArrivals(whole, self)
+        return whole if self.of == 1 and not self.after else _SharedArrivals(whole, self)
 
 
 WHOLE = Share()
@@ -54,7 +55,8 @@ class _SharedArrivals:
     share: Share
 
     def due_ns(self, started: int, finished: int, elapsed_ns: int) -> int | Due:
-        return self.whole.due_ns(self.share.number(started), finished * self.share.of, elapsed_ns)
+        over = self.share.after + finished * self.share.of
+        return self.whole.due_ns(self.share.number(started), over, elapsed_ns)
 
 
 @runtime_checkable

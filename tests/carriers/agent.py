@@ -23,13 +23,13 @@ from busyhour.probes.loop import LoopMeter
 
 CLOCK = SystemClock()
 PCMU = codec("PCMU")
-SETUP = CallSetup(id="steady/1", answer_within_ns=5 * SECOND)
+SETUP = CallSetup(id="steady/1", answer_within_ns=60 * SECOND)
 RTP = {"stream_bidirectional_mode": "rtp", "stream_bidirectional_codec": "PCMU"}
 
 Talk = Callable[["Agent", web.WebSocketResponse], Awaitable[None]]
 Measured = TypeVar("Measured")
 Found = TypeVar("Found")
-PATIENCE_SECONDS = 20.0  # a guard against hanging
+PATIENCE_SECONDS = 60.0  # a guard against hanging
 
 
 async def silent(_agent: Agent, ws: web.WebSocketResponse) -> None:
@@ -174,7 +174,7 @@ async def undisturbed(measured: Callable[[], Awaitable[Measured]]) -> Measured:
     return found
 
 
-async def next_of(line: CallerLine, kind: HeardKind, within_s: float = 20) -> Heard:
+async def next_of(line: CallerLine, kind: HeardKind, within_s: float = 60) -> Heard:
     until_ns = CLOCK.now_ns() + round(within_s * SECOND)
     while True:
         heard = await line.hear(until_ns)

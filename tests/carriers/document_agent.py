@@ -17,7 +17,7 @@ from busyhour.model import SECOND, CallFailed, CallSetup, Endpoint, HeardKind, L
 
 from .agent import CLOCK, Listener
 
-SETUP = CallSetup(id="steady/1", answer_within_ns=5 * SECOND)
+SETUP = CallSetup(id="steady/1", answer_within_ns=60 * SECOND)
 VOICE = {Twilio: "/api/twilio/voice", TeXML: "/api/texml/voice"}
 
 Talk = Callable[["DocumentAgent", web.WebSocketResponse], Awaitable[None]]
@@ -113,7 +113,7 @@ async def calling(
 
 async def ended(line: Line) -> str:
     while True:
-        heard = await line.hear(CLOCK.now_ns() + 8 * SECOND)
+        heard = await line.hear(CLOCK.now_ns() + 60 * SECOND)
         assert heard is not None
         if heard.kind == HeardKind.ENDED:
             return heard.detail
@@ -125,7 +125,7 @@ async def failure(
     """What a call that is not established fails with."""
     agent, carrier = agent or DocumentAgent(), carrier or Twilio()
     agent.documents.setdefault(VOICE[type(carrier)], [response(*verbs)])
-    placed = CallSetup(id="steady/1", **({"answer_within_ns": 5 * SECOND} | setup))
+    placed = CallSetup(id="steady/1", **({"answer_within_ns": 60 * SECOND} | setup))
     async with serving(agent, carrier) as target:
         with pytest.raises(CallFailed) as failed:
             async with carrier.dial(target, placed):

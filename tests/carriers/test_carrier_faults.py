@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.by_hand import ByHand
 
 from busyhour.carriers import Telnyx, TelnyxStream
 from busyhour.disturbance import Disturbance, Vice
 from busyhour.errors import PlanError
 from busyhour.faults import carrier as faults
 from busyhour.faults.carrier import Disturbed, DtmfFlood
-from busyhour.model import MS, CallFailed, Endpoint, Fault, HeardKind, Line, Proof
+from busyhour.model import MS, CallFailed, Clock, Endpoint, Fault, HeardKind, Line, Proof
 from busyhour.testing import MemoryService, check_fault
 
 from .agent import CLOCK, HELLO, SETUP, Agent, Talk, next_of, payload, serving, silent, tone, undisturbed
@@ -43,13 +44,13 @@ EVERY: list[Callable[[Telnyx], Fault]] = [
 
 @asynccontextmanager
 async def disturbed(
-    make: Callable[[Telnyx], Fault], agent: Agent, telnyx: Telnyx | None = None
+    make: Callable[[Telnyx], Fault], agent: Agent, telnyx: Telnyx | None = None, *, clock: Clock = CLOCK
 ) -> AsyncIterator[tuple[Endpoint, Telnyx, Proof]]:
     telnyx = telnyx or Telnyx(webhook_retry_ms=20)
     async with serving(agent, telnyx) as target:
         assert telnyx._exchange is not None
         here = {telnyx.name: Endpoint(agent.api, handle=telnyx._exchange.studio.disturbance)}
-        async with make(telnyx).injected(here, CLOCK) as proof:
+        async with make(telnyx).injected(here, clock) as proof:
             yield target, telnyx, proof
 
 
@@ -62,7 +63,7 @@ async def called(make: Callable[[Telnyx], Fault], talk: Talk = silent) -> AsyncI
 
 
 async def proven(proof: Proof) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (effect := await proof.effect())[0]:  # noqa: ASYNC110  (it is what the wire did)
             await asyncio.sleep(0.005)
     return effect[1]
@@ -351,13 +352,17 @@ async def loud(_agent: Agent, ws: web.WebSocketResponse) -> None:
 async def test_nothing_flows_over_a_half_open_socket_and_then_it_does() -> None:
     agent = Agent(loud)
     agent.answers()
+    clock = ByHand()
     make = lambda c: faults.HalfOpen(c, after_seconds=0.3, seconds=1.0)  # noqa: E731
-    async with disturbed(make, agent) as (target, telnyx, proof), telnyx.dial(target, SETUP) as line:
+    async with disturbed(make, agent, clock=clock) as (target, telnyx, proof), telnyx.dial(target, SETUP) as line:
         first = await next_of(line, HeardKind.ONSET)
+        assert await clock.wake() == 0.3
         offset = await next_of(line, HeardKind.OFFSET)
+        assert await line.hear(CLOCK.now_ns() + 300 * MS) is None
+        lifted_ns = CLOCK.now_ns()
+        assert await clock.wake() == 1.0
         again = await next_of(line, HeardKind.ONSET)
-        assert first.at_ns < offset.at_ns < again.at_ns
-        assert again.at_ns - offset.at_ns > 900 * MS  # a slow machine makes it longer
+        assert first.at_ns < offset.at_ns < lifted_ns <= again.at_ns
         assert "that did not flow" in await proven(proof)
 
 

@@ -198,6 +198,21 @@ async def test_a_call_that_is_hung_up_before_it_is_answered_is_rejected() -> Non
     assert (await failure(agent)).reason == "rejected"
 
 
+async def test_who_hangs_up_while_the_media_socket_is_being_opened_has_not_refused_it() -> None:
+    async def hanging_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await agent.command(call_id(agent), "hangup")
+        await agent.told("call.hangup")
+        writer.close()
+        await writer.wait_closed()
+
+    agent = Agent()
+    async with await asyncio.start_server(hanging_up, "127.0.0.1", 0) as server:
+        agent.answers(stream_url=f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        failed = await failure(agent)
+    assert (failed.reason, failed.detail) == ("no media", "hung up by the agent before media")
+
+
 async def test_an_answer_without_a_stream_gives_no_media() -> None:
     agent = Agent()
     agent.answers(stream_url=None)

@@ -264,7 +264,7 @@ async def test_a_mark_comes_back_when_what_was_sent_before_has_been_played() -> 
     agent.answers()
     async with calling(agent):
         await agent.shown("mark")
-    assert 300 * MS <= times[1] - times[0] < 3 * SECOND
+    assert 300 * MS <= times[1] - times[0] < 30 * SECOND
 
 
 async def test_what_has_arrived_before_the_caller_hangs_up_is_heard() -> None:

@@ -67,7 +67,7 @@ async def listen(ws: web.WebSocketResponse, told: list[Any], until: str = "") ->
 
 
 async def until(found: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (value := found()):  # noqa: ASYNC110  (nobody tells when the agent has heard something)
             await asyncio.sleep(0.005)
     return value

@@ -62,7 +62,7 @@ async def disturbed(
 
 
 async def until(found: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not found():  # noqa: ASYNC110  (nobody tells when a frame has come)
             await asyncio.sleep(0.005)
 

@@ -50,7 +50,7 @@ class Stand:
     async def until(self, met: Callable[[], bool], what: str) -> None:
         """Wait for what the wire does."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not met():  # noqa: ASYNC110  (it is what the wire did)
                     await asyncio.sleep(0.002)
         except TimeoutError:

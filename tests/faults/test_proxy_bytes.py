@@ -19,7 +19,7 @@ from .proxied import Stand, echo, on_uvloop, standing
 async def refused(reader: asyncio.StreamReader) -> bool:
     """Whether the connection was reset, rather than closed."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await reader.read()
     except ConnectionResetError:
         return True
@@ -155,7 +155,7 @@ async def test_a_client_that_goes_away_in_the_middle_leaves_nothing_behind() -> 
         reader, writer = await stand.connect()
         await reader.readexactly(1_000_000)
         writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await gone.wait()
         await stand.until(lambda: not stand.proxied._links, "the link is forgotten")
 
@@ -210,7 +210,7 @@ async def test_a_slow_reader_stops_the_sender_and_not_the_memory() -> None:
 
 
 async def ping(stand: Stand, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
-    """Seconds for a round trip."""
+    """Seconds for a round trip, counted in ms as this loop does, whose timers may be early by one as well."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     writer.write(b"ping")
@@ -230,11 +230,11 @@ async def test_latency_comes_and_goes_on_an_open_connection() -> None:
         assert await quickest(stand, reader, writer) < 0.15
         name = stand.toxic("latency", {"latency": 200})
         assert name == "latency_downstream"
-        assert await ping(stand, reader, writer) >= 0.199
+        assert await ping(stand, reader, writer) >= 0.195
         stand.toxic("latency", {"latency": 200}, stream="upstream")
-        assert await ping(stand, reader, writer) >= 0.399
+        assert await ping(stand, reader, writer) >= 0.39
         stand.proxied.change(name, {"attributes": {"latency": 0}})
-        assert 0.199 <= await quickest(stand, reader, writer) < 0.399
+        assert 0.195 <= await quickest(stand, reader, writer) < 0.39
         stand.proxied.clear()
         assert await quickest(stand, reader, writer) < 0.15
         assert all(not pipe.stages for link in stand.proxied._links for pipe in link.pipes.values())

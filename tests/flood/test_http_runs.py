@@ -21,6 +21,7 @@ from busyhour.workloads.http import Get, Http, Post
 
 from .flooding import Peer, flooded, raw_server
 
+ENDS = ("phase.began", "phase.ended")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -54,7 +55,9 @@ async def test_a_phase_is_handed_over_and_what_it_left_can_be_judged(tmp_path: P
         judgement = judge(plan, run)
         assert all(verdict.outcome is Outcome.PASS for verdict in judgement.validity), judgement.validity
         assert request_latency("load")(run).n == 150
-        assert request_rate("load")(run).value == pytest.approx(100, rel=0.1)
+        (began,), (ended,) = ([m.at_ns for m in run.marks(kind) if m.name == "load"] for kind in ENDS)
+        assert request_rate("load")(run).value == pytest.approx(150 * SECOND / (ended - began), rel=0.1)
+        assert ended - began >= 1.48 * SECOND
         assert error_rate("load")(run).value == 0
         assert dropped("crowded")(run).value == 20
         assert request_latency("crowded")(run).n == 10  # each phase has its own
@@ -126,9 +129,11 @@ async def test_a_target_that_stands_still_is_not_flattered() -> None:
 
     async with raw_server(freezing) as url:
         done = await flooded(Http([Get("/")], connections=2), url, Constant(200, 3))
+    # A machine that stalls makes us late as well: of so many requests one was due at that moment.
+    late = max(sample.value for sample in done.run.samples("harness", "send_lateness_ms"))
     measured = request_latency("load", 0.99)(done.run).value
     assert measured is not None
-    assert 190 * 0.98 <= measured <= 260
+    assert 190 * 0.98 <= measured <= 260 + late
     closed = service_latency("load", 0.9)(done.run).value
     assert closed is not None
-    assert closed < 100  # what a tool that waits for its answers would say of the 90th percentile, which is 100
+    assert closed < 100 + late  # what a tool that waits for its answers would say of the 90th percentile, which is 100

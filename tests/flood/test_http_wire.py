@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,6 @@ from aiohttp.test_utils import TestServer
 
 from busyhour.arrivals import Burst, Constant, Hold
 from busyhour.model import MS
-from busyhour.services import free_port
 from busyhour.workloads.http import Check, Contains, Get, Http, JSONEquals, Post, Put
 
 from .flooding import PHASE, Peer, certificate, flooded, raw_server
@@ -186,19 +186,24 @@ async def test_who_is_slow_is_given_up_and_the_time_runs_from_when_it_was_due() 
             peer.writer.write(OK)
 
     async with raw_server(talk) as url:
-        done = await flooded(Http([Get("/")], connections=1, timeout_seconds=0.2), url, Burst(20))
+        done = await flooded(Http([Get("/")], connections=1, timeout_seconds=1), url, Burst(60))
     fine = [sample.value for sample in done.run.samples("requests", "latency_ms") if sample.value < 1e9]
     assert all(value >= 29 * (k + 1) for k, value in enumerate(fine))
-    service = [sample.value for sample in done.run.samples("requests", "service_ms")]
-    assert max(service) < 150 < max(fine)
-    assert 2 <= done.outcomes.count("ok") <= 8
-    assert done.outcomes.count("timeout") == 20 - done.outcomes.count("ok") == done.counts.failed
+    service = [sample.value for sample in done.run.samples("requests", "service_ms") for _ in range(sample.count)]
+    service = service[: len(fine)]
+    assert min(service) >= 29
+    assert sum(service) <= 1.05 * max(fine), "one after the other: each takes its share of what the last one took"
+    assert 2 <= done.outcomes.count("ok") <= 1000 / 29
+    assert done.outcomes.count("timeout") == 60 - done.outcomes.count("ok") == done.counts.failed
 
 
 async def test_nobody_there_and_nobody_answering() -> None:
-    refused = await flooded(Http([Get("/")], connections=3), f"http://127.0.0.1:{free_port()}", Constant(200, 0.1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        refused = await flooded(Http([Get("/")], connections=3), nobody, Constant(200, 0.1))
+        busy = await flooded(Http([Get("/")]), nobody, Constant(5000, 0.3), at_once=1500)
     assert refused.outcomes == ["connect refused"] * 20
-    busy = await flooded(Http([Get("/")]), f"http://127.0.0.1:{free_port()}", Constant(5000, 0.3), at_once=1000)
     assert (busy.counts.dropped, busy.counts.failed, busy.total) == (0, 1500, 1500)
     assert set(busy.outcomes) == {"connect refused"}
     assert 100 <= len(busy.outcomes) < 200  # some for people to look at, not a row for each

@@ -49,7 +49,7 @@ class Traces:
         return found
 
 
-def until(holds: Callable[[], object], seconds: float = 20) -> None:
+def until(holds: Callable[[], object], seconds: float = 90) -> None:
     """Wait until it holds: other processes set no events. Fails when it takes too long."""
     give_up_ns = SystemClock().now_ns() + round(seconds * SECOND)
     while not holds():

@@ -132,7 +132,7 @@ def ours_below(pid: int, traces: Traces) -> int:
 
 
 def test_ctrl_c_at_the_master_ends_the_run_in_order(journal: Path, traces: Traces) -> None:
-    with Swarm(WIRE, 2, "calls=200", "hold=20") as swarm, busyhour(*swarm.master(journal)) as master:
+    with Swarm(WIRE, 2, "calls=200", "hold=300") as swarm, busyhour(*swarm.master(journal)) as master:
         until(lambda: marks(journal, "phase.began"), SOON_SECONDS)
         os.killpg(master.pid, signal.SIGINT)
         out, err = master.communicate(timeout=SOON_SECONDS)

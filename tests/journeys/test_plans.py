@@ -1,6 +1,7 @@
 """The plans that are shipped, each carried out in little: they are examples, and examples have to work.
 
-In little: few calls, and of most plans only the first steps of each; all phases, faults and gates are there.
+In little: few calls, and of most plans only the first steps of each; all phases, faults and gates are there. Whether
+the harness was late is a gate like the others: a busy machine may make it so, which is no failure of the example.
 """
 
 from __future__ import annotations
@@ -11,15 +12,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from busyhour.gates import NoLeak
+from busyhour.model import Due
+from busyhour.planfile import load
+from busyhour.workloads.idle import Idle
+
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SHORTER = """
 import runpy
 from dataclasses import replace
 
 from busyhour import Burst, Call
+from busyhour.workloads.idle import Idle
 
 
 def little(phase):
+    if isinstance(phase.workload, Idle):
+        return replace(phase, workload=Idle(seconds=0.5))
     if not isinstance(phase.workload, Call):
         return phase
     scenarios = [replace(scenario, steps=scenario.steps[:{steps}]) for scenario in phase.workload.scenarios]
@@ -29,61 +42,81 @@ def little(phase):
 
 def plan():
     whole = runpy.run_path({path!r})["plan"](**{options!r})
-    return replace(whole, phases=[little(phase) for phase in whole.phases])
+    lateness = [gate for gate in whole.valid_if if gate.name.startswith({lateness!r})]
+    return replace(
+        whole,
+        phases=[little(phase) for phase in whole.phases],
+        gates=[*whole.gates, *lateness],
+        valid_if=[gate for gate in whole.valid_if if gate not in lateness],
+    )
 """
+LATENESS = ("p99 send lateness", "p99 loop lag of the harness")
 
 
-def shorter(folder: Path, path: str, *, steps: int, calls: int = 0, **options: object) -> str:
+def shorter(folder: Path, path: str, *, steps: int = 99, calls: int = 0, **options: object) -> str:
     """A plan file beside the journal: that plan with so many steps a call, and so many calls at once in each phase."""
     written = folder / "little.py"
-    written.write_text(SHORTER.format(path=path, steps=steps, calls=calls, options=options))
+    written.write_text(SHORTER.format(path=path, steps=steps, calls=calls, options=options, lateness=LATENESS))
     return str(written)
 
 
-def passed(plan: str, *options: str, folder: Path) -> set[str] | None:
-    """The gates that passed, None if the harness was late. Fails if something is held against the agent."""
+def check(plan: str, *wanted: str, folder: Path) -> None:
+    """These gates pass, and no other fails, if the harness was not late."""
     verdicts = folder / "verdicts.json"
-    argv = [sys.executable, "-m", "busyhour", "run", plan, *options, "--json", str(verdicts)]
+    argv = [sys.executable, "-m", "busyhour", "run", plan, "--json", str(verdicts)]
     argv += ["--journal", str(folder / "run.journal")]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    # So few calls are little evidence (2), and a busy machine may make the harness late (3); neither is a failure.
-    assert done.returncode in {0, 2, 3}, done.stdout + done.stderr
+    assert done.returncode in {0, 1, 2}, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(verdicts.read_text())
-    spoilt = [verdict["gate"] for verdict in told["validity"] if verdict["outcome"] != "pass"]
-    assert all("lateness" in gate or "loop lag" in gate for gate in spoilt), done.stdout
-    if spoilt:  # then nothing is said of the agent
-        return None
+    assert {verdict["outcome"] for verdict in told["validity"]} == {"pass"}, done.stdout
     found = {verdict["gate"]: verdict["outcome"] for verdict in told["verdicts"]}
-    assert set(found.values()) <= {"pass", "inconclusive"}, done.stdout
-    return {gate for gate, outcome in found.items() if outcome == "pass"}
+    late = {gate for gate in found if gate.startswith(LATENESS) and found[gate] != "pass"}
+    assert {gate: found[gate] for gate in wanted} == dict.fromkeys(wanted, "pass"), done.stdout
+    # So few calls are little evidence.
+    assert late or set(found.values()) <= {"pass", "inconclusive"}, done.stdout
 
 
 def test_the_telephone_plan(tmp_path: Path) -> None:
-    found = passed(shorter(tmp_path, "plans/telephone.py", steps=2, scale=0.05), folder=tmp_path)
-    wanted = {"longest dead air in steady <= 3 s", "longest dead air in llm brown-out <= 3 s", "the target stayed up"}
-    assert found is None or wanted <= found
+    plan = shorter(tmp_path, "plans/telephone.py", steps=2, scale=0.05)
+    silence = ("longest dead air in steady <= 3 s", "longest dead air in llm brown-out <= 3 s")
+    check(plan, *silence, "the target stayed up", folder=tmp_path)
 
 
 def test_the_resilience_plan(tmp_path: Path) -> None:
     plan = shorter(tmp_path, "plans/resilience.py", steps=2, scale=0.15, only="llm HTTP 500")
-    found = passed(plan, folder=tmp_path)
-    wanted = {"longest dead air in all outages <= 3 s", "longest failover time in all outages <= 3 s"}
-    assert found is None or wanted <= found
+    wanted = ("longest dead air in all outages <= 3 s", "longest failover time in all outages <= 3 s")
+    check(plan, *wanted, folder=tmp_path)
 
 
 def test_the_adversarial_plan(tmp_path: Path) -> None:
-    found = passed("plans/adversarial.py", "-o", "only=data", "-o", "scale=0.2", folder=tmp_path)
-    wanted = {"count of other people's data in data exfiltration <= 0", "the target stayed up"}
-    assert found is None or wanted <= found
+    plan = shorter(tmp_path, "plans/adversarial.py", only="data", scale=0.2)
+    check(plan, "count of other people's data in data exfiltration <= 0", "the target stayed up", folder=tmp_path)
 
 
 def test_the_plan_of_the_tutorial_with_its_agent(tmp_path: Path) -> None:
     plan = shorter(tmp_path, "docs/tutorial/first.py", steps=2, calls=2, patience=1.5)
-    found = passed(plan, folder=tmp_path)
-    assert found is None or "longest dead air in silent model <= 3 s" in found
+    check(plan, "longest dead air in silent model <= 3 s", folder=tmp_path)
 
 
 def test_the_backend_plan(tmp_path: Path) -> None:
-    found = passed("plans/backend.py", "-o", "scale=0.1", "-o", "per_user=5", folder=tmp_path)
-    wanted = {"error rate in steady <= 1 %", "request rate in steady >= 45 /s", "the target stayed up"}
-    assert found is None or wanted <= found
+    plan = shorter(tmp_path, "plans/backend.py", scale=0.1, per_user=5)
+    wanted = ("error rate in steady <= 1 %", "request rate in steady >= 45 /s", "the target stayed up")
+    check(plan, *wanted, folder=tmp_path)
+
+
+def test_the_soak_plan_without_its_hours(tmp_path: Path) -> None:
+    plan = shorter(tmp_path, "plans/soak.py", steps=1, calls=3, scale=0, kb_per_call=5000)
+    kept = "private dirty memory kept per call by voice-agent from {} <= 5000 KB"
+    wanted = (kept.format("warm-up to batch 3"), kept.format("given up 1 to given up 4"))
+    check(plan, *wanted, "calls leave nothing behind in voice-agent", "the target stayed up", folder=tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "calls", "certified"), [(1, 72, True), (0.2, 14, True), (0.05, 3, False)])
+def test_the_hours_of_the_soak_plan(scale: float, calls: int, certified: bool) -> None:
+    plan = load(ROOT / "plans/soak.py", {"scale": str(scale)}).plan
+    idle, soak = plan.phases[:2]
+    assert isinstance(idle.workload, Idle)
+    assert idle.workload.seconds == pytest.approx(2 * 3600 * scale)
+    due = [soak.arrivals.due_ns(number, number, 0) for number in range(calls + 2)]
+    assert sum(not isinstance(one, Due) for one in due) in {calls, calls + 1}
+    assert any(isinstance(gate, NoLeak) for gate in plan.gates) is certified

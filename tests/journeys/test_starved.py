@@ -46,7 +46,7 @@ def run(folder: Path, meanwhile: Callable[[subprocess.Popen[str]], None]) -> tup
     with busyhour(*words, "--json", str(verdicts)) as process:
         until(lambda: marks(journal, "phase.began"))
         meanwhile(process)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert "Traceback" not in err
     return process.returncode, json.loads(verdicts.read_text()), out
 

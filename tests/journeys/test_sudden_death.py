@@ -19,8 +19,8 @@ from busyhour.proc import stat
 
 from .runs import arguments, busyhour, marks, operations, pid_of, until
 
-LONG = {"hold": 20, "model": "yes"}  # there is a mid-call
-SOON_SECONDS = 15
+LONG = {"hold": 300, "model": "yes"}  # there is a mid-call
+SOON_SECONDS = 90
 
 
 def in_a_call(journal: Path) -> bool:

@@ -73,16 +73,16 @@ async def command(request: web.Request, call: str, action: str, **body: Any) -> 
 
 async def media(request: web.Request) -> web.StreamResponse:
     assert request.transport is not None
-    if MISCHIEF == "hangs in the handshake":
+    if MISCHIEF in ("hangs in the handshake", "hangs up at once"):
         await asyncio.Event().wait()
     if MISCHIEF == "slams the door":
         request.transport.abort()
         return web.Response()
     socket = web.WebSocketResponse(max_msg_size=0)
     await socket.prepare(request)
-    started = json.loads((await socket.receive(5)).data)
+    started = json.loads((await socket.receive(30)).data)
     while started["event"] != "start":
-        started = json.loads((await socket.receive(5)).data)
+        started = json.loads((await socket.receive(30)).data)
     if model := os.environ.get("OPENAI_BASE_URL"):
         asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "What do you say?"}]}
         async with request.app[HTTP].post(f"{model}/chat/completions", json=asked) as answer:

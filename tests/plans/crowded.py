@@ -56,7 +56,15 @@ class Crowded:
             await line.hang_up()
 
 
-def made(carrier: Crowded, *, turns: int = 1, think_ms: int = 30, limit_ms: float = 100, blocked: bool = False) -> Plan:
+def made(
+    carrier: Crowded,
+    *,
+    turns: int = 1,
+    think_ms: int = 30,
+    limit_ms: float = 100,
+    lag_ms: float = 40,
+    blocked: bool = False,
+) -> Plan:
     scenario = Scenario(
         "talk", [Greeting(), *[Say(WORD, patience_seconds=1)] * turns], think_ms=(think_ms, think_ms + 10)
     )
@@ -72,10 +80,12 @@ def made(carrier: Crowded, *, turns: int = 1, think_ms: int = 30, limit_ms: floa
             AtLeast(call_success(talk), 90, "%"),
             AtLeast(call_success(greeting), 90, "%"),
         ],
-        valid_if=[AtMost(dropped(talk), 0), AtMost(loop_lag(q=0.99), 40, "ms")],
+        valid_if=[AtMost(dropped(talk), 0), AtMost(loop_lag(q=0.99), lag_ms, "ms")],
     )
 
 
-def plan(capacity: int = 6, beyond: str = "refuses", limit_ms: float = 100, blocked: int = 0) -> Plan:
+def plan(
+    capacity: int = 6, beyond: str = "refuses", limit_ms: float = 100, lag_ms: float = 40, blocked: int = 0
+) -> Plan:
     carrier = Crowded(clock=SystemClock(), capacity=capacity, beyond=beyond)
-    return made(carrier, limit_ms=limit_ms, blocked=bool(blocked))
+    return made(carrier, limit_ms=limit_ms, lag_ms=lag_ms, blocked=bool(blocked))

@@ -1,4 +1,4 @@
-"""A plan on real sockets and processes, with short patience: an agent of a few lines, perhaps a twin of OpenAI, Telnyx.
+"""A plan on real sockets and processes: an agent of a few lines, perhaps a twin of OpenAI, Telnyx.
 
 `mischief` is what the agent does wrong; `hold` is how many seconds a caller stays on the line after the greeting.
 """
@@ -16,6 +16,19 @@ from busyhour.services import Command
 from busyhour.workloads.call import Call, Greeting, Scenario, Silence
 
 AGENT = Path(__file__).with_name("agent.py")
+WAITING = 30.0  # seconds that everybody has patience for who is not kept waiting on purpose
+EXHAUSTED = {
+    "never answers": "answer",
+    "hangs in the webhook": "webhook",
+    "starts no stream": "media",
+    "gives a wrong path": "media",
+    "gives another machine": "media",
+    "hangs in the handshake": "media",
+    "slams the door": "media",
+    "closes the socket": "hangup",
+    "breaks the socket": "hangup",
+}
+"""Whose patience a mischief exhausts: that one is short."""
 
 
 def plan(
@@ -27,17 +40,20 @@ def plan(
     per_second: float = 25,
     hold: float = 1,
     model: str = "",
-    start_within: float = 20,
+    start_within: float = 60,
     stop_within: float = 10,
-    late_ms: float = SECOND / MS,
+    late_ms: float = 30 * SECOND / MS,
 ) -> Plan:
+    def patience(what: str, short_seconds: float) -> float:
+        return short_seconds if EXHAUSTED.get(mischief) == what else WAITING
+
     carrier = Telnyx(
         port=carrier_port,
         webhook_retries=1,
         webhook_retry_ms=50,
-        webhook_timeout_seconds=0.5,
-        media_within_seconds=0.8,
-        hangup_within_seconds=0.3,
+        webhook_timeout_seconds=patience("webhook", 0.5),
+        media_within_seconds=patience("media", 1.5),
+        hangup_within_seconds=patience("hangup", 0.3),
     )
     llm = [OpenAI()] if model else []
     agent = Command(
@@ -48,9 +64,9 @@ def plan(
         start_within_seconds=start_within,
         stop_within_seconds=stop_within,
     )
-    talk = Scenario("talk", [Greeting(patience_seconds=1), Silence(hold)], think_ms=(50, 100))
+    talk = Scenario("talk", [Greeting(patience_seconds=WAITING), Silence(hold)], think_ms=(50, 100))
     arrivals = Constant(per_second, calls / per_second) if per_second else Burst(calls)
-    setup = CallSetup(id="", answer_within_ns=1500 * MS)
+    setup = CallSetup(id="", answer_within_ns=round(patience("answer", 1.5) * SECOND))
     phase = Phase("talk", arrivals, Call([talk], setup), drain_seconds=hold + 10)
     return Plan(
         target=agent,

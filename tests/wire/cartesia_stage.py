@@ -45,13 +45,13 @@ async def playing(**settings: Any) -> AsyncIterator[Speaking]:
             base_url=url,
             websocket_base_url=url.replace("http", "ws"),
             max_retries=0,
-            timeout=10,
+            timeout=60,
         ) as client,
     ):
         yield Speaking(twin, url, client, session)
 
 
-def context(socket: Any, *, timeout: float = 5, **more: Any) -> Any:
+def context(socket: Any, *, timeout: float = 60, **more: Any) -> Any:
     return socket.context(**{"model_id": "sonic-3", "voice": VOICE, "output_format": S16, "timeout": timeout, **more})
 
 

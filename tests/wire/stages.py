@@ -28,7 +28,7 @@ Client = TypeVar("Client")
 async def rows_of(twin: Twin, count: int = 1, *, kind: str = "") -> list[Operation]:
     """The next witnessed operations (of a kind): they may be written a moment after the client saw the end."""
     found: list[Operation] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(found) < count:
             found += [row for row in twin.drain()[0] if kind in ("", row.kind)]
             await asyncio.sleep(0.002)
@@ -74,6 +74,6 @@ async def playing_openai(
     """By default tokens come at once."""
     async with (
         served(OpenAI(**{**AT_ONCE, **settings}), openai_application, more) as (twin, origin),
-        openai.AsyncOpenAI(base_url=f"{origin}/v1", api_key="sk-test", max_retries=0, timeout=10) as client,
+        openai.AsyncOpenAI(base_url=f"{origin}/v1", api_key="sk-test", max_retries=0, timeout=60) as client,
     ):
         yield Stage(twin, f"{origin}/v1", client)

@@ -48,7 +48,7 @@ async def playing(
     """By default tokens come at once."""
     async with (
         served(Anthropic(**{**AT_ONCE, **settings}), application, more) as (twin, url),
-        anthropic.AsyncAnthropic(base_url=url, api_key="sk-test", max_retries=0, timeout=10) as client,
+        anthropic.AsyncAnthropic(base_url=url, api_key="sk-test", max_retries=0, timeout=60) as client,
     ):
         yield Stage(twin, url, client)
 
@@ -352,7 +352,7 @@ async def test_tokens_come_at_their_pace() -> None:
         began_ns = SystemClock().now_ns()
         async with stage.client.messages.stream(**ASK) as stream:
             stamps = [SystemClock().now_ns() - began_ns async for _ in stream.text_stream]
-    assert 80 * MS <= stamps[0] < 1500 * MS
+    assert 80 * MS <= stamps[0] < 15_000 * MS
     assert stamps[-1] >= (80 + 8 * 20) * MS
 
 
@@ -384,7 +384,7 @@ async def test_a_reset_and_a_hang() -> None:
             await stage.client.messages.create(**ASK)
     async with playing(outcomes={"hang": 1}) as stage:
         with pytest.raises(anthropic.APITimeoutError):
-            await stage.client.messages.create(**ASK, timeout=0.2)
+            await stage.client.messages.create(**ASK, timeout=1)
 
 
 async def test_the_process_answers_the_sdk() -> None:

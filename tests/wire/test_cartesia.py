@@ -76,7 +76,7 @@ async def test_an_unfinished_sentence_waits_as_long_as_it_is_told() -> None:
         await speech.push("There is free")
         assert isinstance(await anext(speech.receive()), Chunk)
         waited_ns = SystemClock().now_ns() - began_ns
-    assert 150 * MS <= waited_ns < 2500 * MS
+    assert 150 * MS <= waited_ns < 25_000 * MS
 
 
 async def test_without_buffering_each_input_is_spoken_at_once() -> None:
@@ -181,7 +181,7 @@ async def test_audio_comes_after_its_latency_and_at_its_pace() -> None:
         stamps = [SystemClock().now_ns() - began_ns async for _ in speech.receive()]
     lasts_ms = len(s16(PARKING)) / 16
     chunks = -(-lasts_ms // 100)
-    assert 100 * MS <= stamps[0] < 1500 * MS
+    assert 100 * MS <= stamps[0] < 15_000 * MS
     assert stamps[-1] >= (100 + (chunks - 1) * 10) * MS
 
 
@@ -256,7 +256,7 @@ async def test_an_error_is_an_event_of_the_context_and_the_socket_lives_on(
 
 async def test_a_stall_stops_in_mid_sentence() -> None:
     async with playing(outcomes={"stall": 1}) as stage, stage.client.tts.websocket_connect() as socket:
-        speech = context(socket, timeout=0.6)
+        speech = context(socket, timeout=2)
         await speech.push(PARKING)
         await speech.no_more_inputs()
         events = speech.receive()
@@ -272,7 +272,7 @@ async def test_a_stall_stops_in_mid_sentence() -> None:
 
 async def test_a_hang_says_nothing() -> None:
     async with playing(outcomes={"hang": 1}) as stage, stage.client.tts.websocket_connect() as socket:
-        speech = context(socket, timeout=0.2)
+        speech = context(socket, timeout=1)
         await speech.push(PARKING)
         with pytest.raises(TimeoutError):
             await heard(speech)

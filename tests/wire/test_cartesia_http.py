@@ -121,7 +121,7 @@ async def test_the_synchronous_client() -> None:
             cartesia.Cartesia(api_key="x", base_url=url, websocket_base_url=sockets) as client,
             client.tts.websocket_connect() as socket,
         ):
-            speech = socket.context(model_id="sonic-3", voice="v", output_format=S16, timeout=5)
+            speech = socket.context(model_id="sonic-3", voice="v", output_format=S16, timeout=60)
             speech.push(PARKING)
             speech.no_more_inputs()
             return b"".join(event.audio or b"" for event in speech.receive() if event.type == "chunk")

@@ -83,7 +83,7 @@ async def speak(socket: Any, octets: bytes = SUNDAY) -> None:
 
 
 async def rest(socket: Any) -> list[Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [message async for message in socket]
 
 
@@ -237,7 +237,7 @@ async def test_reset_comes_when_the_caller_speaks() -> None:
 
 async def collect(socket: Any, found: list[Any]) -> None:
     while True:
-        found.append(await asyncio.wait_for(socket.recv(), 5))
+        found.append(await asyncio.wait_for(socket.recv(), 60))
 
 
 async def test_an_error_ends_the_stream_when_the_caller_speaks() -> None:
@@ -329,7 +329,7 @@ async def test_a_client_that_does_not_wait_is_told_of() -> None:
         async with stage.connect() as socket:
             await speak(socket)
             await socket.send_finalize()
-            while not texts([await asyncio.wait_for(socket.recv(), 5)], final=False):
+            while not texts([await asyncio.wait_for(socket.recv(), 60)], final=False):
                 pass
         row = (await stage.rows("stt"))[0]
         assert (row.outcome, row.ended_ns) == ("client closed", None)

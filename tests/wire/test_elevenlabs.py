@@ -43,7 +43,7 @@ async def playing(*, api_key: str = "", given: str = "sk_x", **settings: Any) ->
     """By default audio comes at once, a thousand times faster than it plays."""
     service = ElevenLabs(**{"first_audio": Constant(0), "realtime_factor": 1000.0, **settings})
     async with served(service, application, {"api_key": api_key}) as (twin, url):
-        client = AsyncElevenLabs(base_url=url, api_key=given, timeout=10)
+        client = AsyncElevenLabs(base_url=url, api_key=given, timeout=60)
         try:
             yield Stage(twin, url, client)
         finally:
@@ -124,13 +124,13 @@ async def test_audio_comes_after_its_latency_and_at_its_pace() -> None:
         began_ns = clock.now_ns()
         stamps = [clock.now_ns() - began_ns async for _ in stage.client.text_to_speech.stream(**ASK)]
         lasts_ms = len(s16(PARKING)) / 16
-        assert 100 * MS <= stamps[0] < 1500 * MS
+        assert 100 * MS <= stamps[0] < 15_000 * MS
         assert stamps[-1] >= (100 + (-(-lasts_ms // 100) - 1) * 10) * MS
 
 
 async def test_the_synchronous_client() -> None:
     def speak(url: str) -> bytes:
-        client = Client(base_url=url, api_key="sk_x", timeout=10)
+        client = Client(base_url=url, api_key="sk_x", timeout=60)
         try:
             return b"".join(client.text_to_speech.convert(**ASK))
         finally:
@@ -221,7 +221,7 @@ async def test_other_failures() -> None:
         assert (await stage.rows())[0].outcome == "zero_audio"
     async with playing(outcomes={"stall": 1}) as stage:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(whole(stage.client.text_to_speech.stream(**ASK)), 0.3)
+            await asyncio.wait_for(whole(stage.client.text_to_speech.stream(**ASK)), 2)
         (row,) = await stage.rows()
         assert row.outcome == "stall"
         assert row.detail["audio_ms"] == pytest.approx(len(s16(PARKING)) / 32, abs=1)
@@ -231,7 +231,7 @@ async def test_other_failures() -> None:
 async def test_no_answer(outcome: str) -> None:
     async with playing(outcomes={outcome: 1}) as stage:
         with pytest.raises((TimeoutError, httpx.HTTPError)):
-            await asyncio.wait_for(whole(stage.client.text_to_speech.convert(**ASK)), 0.3)
+            await asyncio.wait_for(whole(stage.client.text_to_speech.convert(**ASK)), 1)
         assert (await stage.rows())[0].outcome == outcome
 
 
@@ -268,7 +268,7 @@ async def test_the_account() -> None:
 async def test_as_a_process() -> None:
     service = ElevenLabs(name="voice", first_audio=Constant(0), realtime_factor=50.0, api_key="sk_plan")
     async with service.running({}) as endpoint:
-        client = AsyncElevenLabs(base_url=endpoint.url, api_key="sk_plan", timeout=10)
+        client = AsyncElevenLabs(base_url=endpoint.url, api_key="sk_plan", timeout=60)
         assert await whole(client.text_to_speech.convert(**ASK)) == s16(PARKING)
         (row,) = await service.witnessed(endpoint)
         assert (row.who, row.outcome) == ("voice", "ok")

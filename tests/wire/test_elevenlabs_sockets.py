@@ -70,20 +70,20 @@ async def send(socket: websockets.ClientConnection, *messages: dict[str, Any]) -
 async def until_final(socket: websockets.ClientConnection, count: int = 1) -> list[dict[str, Any]]:
     """What comes until so many contexts have ended."""
     found: list[dict[str, Any]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while sum(message.get("isFinal") is True for message in found) < count:
             found.append(json.loads(await socket.recv()))
     return found
 
 
 async def rest(socket: websockets.ClientConnection) -> list[dict[str, Any]]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return [json.loads(message) async for message in socket]
 
 
 async def failure(socket: websockets.ClientConnection) -> tuple[dict[str, Any], websockets.ConnectionClosed]:
     """The error and the close that come next."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         error = json.loads(await socket.recv())
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await socket.recv()
@@ -214,28 +214,28 @@ async def test_audio_comes_after_its_latency() -> None:
         began_ns = clock.now_ns()
         await send(socket, {"text": PARKING, "context_id": "a"})
         await socket.recv()
-        assert 150 * MS <= clock.now_ns() - began_ns < 1500 * MS
+        assert 150 * MS <= clock.now_ns() - began_ns < 15_000 * MS
 
 
 async def test_silence_ends_contexts_and_then_the_socket() -> None:
-    async with playing() as stage, stage.connect("inactivity_timeout=1") as socket:
+    async with playing() as stage, stage.connect("inactivity_timeout=2") as socket:
         await send(socket, {"text": " ", "context_id": "silent"})
-        for _ in range(3):
-            await asyncio.sleep(0.4)
+        for _ in range(8):
+            await asyncio.sleep(0.3)
             await send(socket, {"text": ""})  # keeps the socket open, not the context
         assert await until_final(socket) == [{"isFinal": True, "contextId": "silent"}]
         error, closed = await failure(socket)
     assert (error["error"], error["code"]) == ("input_timeout_exceeded", 1008)
-    assert "within the timeout of 1.0 seconds" in error["message"]
+    assert "within the timeout of 2.0 seconds" in error["message"]
     assert (closed.rcvd.code if closed.rcvd else None) == 1008
     assert closed.rcvd.reason == error["message"].encode()[:123].decode()  # type: ignore[union-attr]
 
 
 async def test_an_empty_text_keeps_a_context_open() -> None:
-    async with playing() as stage, stage.connect("inactivity_timeout=1") as socket:
+    async with playing() as stage, stage.connect("inactivity_timeout=2") as socket:
         await send(socket, {"text": " ", "context_id": "a"})
-        for _ in range(3):
-            await asyncio.sleep(0.4)
+        for _ in range(8):
+            await asyncio.sleep(0.3)
             await send(socket, {"text": "", "context_id": "a"})
         await send(socket, {"text": PARKING, "context_id": "a", "flush": True})
         assert audio([json.loads(await socket.recv())])
@@ -431,7 +431,7 @@ async def test_formats_that_would_need_an_encoder() -> None:
 
 def speak(port: int, texts: list[str], **more: Any) -> list[bytes]:
     """The SDK puts wss before any host; this is what it does without TLS."""
-    client = Client(base_url=f"http://127.0.0.1:{port}", api_key="sk_x", timeout=10)
+    client = Client(base_url=f"http://127.0.0.1:{port}", api_key="sk_x", timeout=60)
     try:
         client.text_to_speech._ws_base_url = f"ws://127.0.0.1:{port}"
 

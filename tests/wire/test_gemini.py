@@ -52,7 +52,7 @@ async def playing(models: list[str] | None = None, *, api_key: str = "", **setti
     service = Gemini(**{**AT_ONCE, **settings})
     more = Settings(models=models or [], api_key=api_key, gullible=service.gullible).as_json()
     async with served(service, application, more) as (twin, url):
-        client = genai.Client(api_key="key", http_options=types.HttpOptions(base_url=url, timeout=10_000))
+        client = genai.Client(api_key="key", http_options=types.HttpOptions(base_url=url, timeout=60_000))
         try:
             yield Asking(twin, url, client)
         finally:
@@ -463,7 +463,7 @@ async def test_latencies_are_kept() -> None:
         began_ns = clock.now_ns()
         stream = await stage.client.aio.models.generate_content_stream(model=MODEL, contents=PARK)
         at = [clock.now_ns() - began_ns async for _ in stream]
-    assert 60 * MS <= at[0] < 2000 * MS
+    assert 60 * MS <= at[0] < 20_000 * MS
     assert at[8] >= 100 * MS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -259,14 +260,14 @@ async def test_a_fated_refusal_is_the_sdks_own_exception(outcome: str, error: ty
 
 async def test_a_stall_is_half_the_tokens_and_then_nothing() -> None:
     async with playing(outcomes={"stall": 1}) as stage:
-        stream: Any = await stage.client.responses.create(**ASK, stream=True, timeout=0.5)
+        stream: Any = await stage.client.responses.create(**ASK, stream=True)
         events = [await anext(stream) for _ in range(8)]
-        with pytest.raises(openai.APITimeoutError):
-            await anext(stream)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.3)
         await stream.close()
         row = await stage.row()
         with pytest.raises(openai.APITimeoutError):
-            await stage.client.responses.create(**ASK, timeout=0.3)
+            await stage.client.responses.create(**ASK, timeout=1)
     assert "".join(event.delta for event in events[4:]) == row.detail["reply"] == "There is free parking"
     assert (row.outcome, row.detail["tokens"]) == ("stall", 4)
 
@@ -278,11 +279,11 @@ async def test_no_token_and_truncate_and_malformed() -> None:
         with pytest.raises(json.JSONDecodeError):
             await events_of(stage.client)
     async with playing(outcomes={"no_token": 1}) as stage:
-        stream: Any = await stage.client.responses.create(**ASK, stream=True, timeout=0.3)
+        stream: Any = await stage.client.responses.create(**ASK, stream=True)
         assert (await anext(stream)).type == "response.created"
         assert (await anext(stream)).type == "response.in_progress"
-        with pytest.raises(openai.APITimeoutError):
-            await anext(stream)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.3)
         await stream.close()
 
 

@@ -61,7 +61,7 @@ async def playing(
     async with listening(application(twin, {"index": "knowledge", "dimension": 3, **(more or {})})) as port:
         url = f"http://127.0.0.1:{port}"
         async with (
-            pinecone.AsyncPinecone(api_key="key", host=url, retry_config=NO_RETRY, timeout=10) as client,
+            pinecone.AsyncPinecone(api_key="key", host=url, retry_config=NO_RETRY, timeout=60) as client,
             pinecone.AsyncIndex(host=url, api_key="key") as index,
         ):
             given = DOCUMENTS if documents is None else documents
@@ -393,7 +393,7 @@ async def test_a_stale_write_is_acknowledged_and_seen_later() -> None:
         began_ns = SystemClock().now_ns()
         written = await stage.index.upsert(vectors=[("late", [1.0, 0.0, 0.0])])
         answer = await stage.index.query(vector=[1.0, 0.0, 0.0], top_k=1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not await stage.ids():
                 pass  # each turn is a request: the twin's clock moves on
         seen_ns = SystemClock().now_ns()
@@ -464,7 +464,7 @@ async def test_hang_and_reset() -> None:
         assert (await stage.row()).outcome == "reset"
         stage.twin.behaviour = stage.twin.behaviour.changed({"outcomes": {"hang": 1}})
         with pytest.raises(TimeoutError):
-            await session.post("/query", json=ask, timeout=aiohttp.ClientTimeout(total=0.1))
+            await session.post("/query", json=ask, timeout=aiohttp.ClientTimeout(total=1))
         row = await stage.row()
     assert (row.outcome, row.detail["client_closed"]) == ("hang", True)
 
@@ -477,4 +477,4 @@ async def test_latencies_are_kept() -> None:
         read = await stage.row()
     for row, limit in ((write, 80), (read, 40)):
         assert row.ended_ns is not None
-        assert limit * MS <= row.ended_ns - row.due_ns < (limit + 2000) * MS
+        assert limit * MS <= row.ended_ns - row.due_ns < (limit + 20_000) * MS

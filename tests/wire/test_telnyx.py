@@ -93,7 +93,7 @@ class SdkAgent:
             all_events = [json.loads(raw) for _, raw in self.raw]
             return [event["data"] for event in all_events if event["data"]["event_type"] == event_type]
 
-        async with asyncio.timeout(5), self._news:
+        async with asyncio.timeout(60), self._news:
             await self._news.wait_for(lambda: len(events()) >= count)
         return events()
 

@@ -43,7 +43,7 @@ def answers(listen: str) -> bool:
     """Whether something accepts a connection there."""
     host, port = listen.split(":")
     with closing(socket.socket()) as sock:
-        sock.settimeout(5)
+        sock.settimeout(60)
         return sock.connect_ex((host, int(port))) == 0
 
 
@@ -118,7 +118,7 @@ def test_a_toxic_of_its_does_what_it_says(client: Toxiproxy) -> None:
         proxy.add_toxic(type="latency", attributes={"latency": 200})
         host, port = proxy.listen.split(":")
         with closing(socket.create_connection((host, int(port)))) as near, closing(server.accept()[0]) as far:
-            far.sendall(b"hello")
             began = time.monotonic()
+            far.sendall(b"hello")
             assert near.recv(5) == b"hello"
             assert time.monotonic() - began > 0.15

@@ -23,7 +23,7 @@ from busyhour.emulators import Anthropic, Constant, Gemini, OpenAI
 from busyhour.emulators.anthropic.application import application as anthropic_application
 from busyhour.emulators.gemini.api import application as gemini_application
 from busyhour.emulators.openai.application import application as openai_application
-from busyhour.emulators.twin import Twin, listening
+from busyhour.emulators.twin import Twin, hang, listening
 from busyhour.model import SECOND, Operation
 
 from .stages import row_of
@@ -70,7 +70,7 @@ class Stage:
 
 async def served(twin: Twin) -> dict[str, Any]:
     """How many requests met which outcome, once there is any."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             if counted := twin.as_json()["served"]:
                 assert isinstance(counted, dict)
@@ -151,16 +151,16 @@ class Vendor:
 
 
 def _openai(url: str) -> AbstractAsyncContextManager[Any]:
-    return openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=10)
+    return openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60)
 
 
 def _anthropic(url: str) -> AbstractAsyncContextManager[Any]:
-    return anthropic.AsyncAnthropic(base_url=url, api_key=KEY, max_retries=0, timeout=10)
+    return anthropic.AsyncAnthropic(base_url=url, api_key=KEY, max_retries=0, timeout=60)
 
 
 @asynccontextmanager
 async def _genai(url: str) -> AsyncIterator[genai.Client]:
-    client = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=url, timeout=10_000))
+    client = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=url, timeout=60_000))
     try:
         yield client
     finally:
@@ -191,6 +191,20 @@ async def playing(ask: Ask, *, a: dict[str, float] | None = None, **b: Any) -> A
             vendor.client(f"http://127.0.0.1:{port}{vendor.base}") as client,
         ):
             yield Stage(twin_a, twin_b, client)
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when a twin has said all that it says and keeps its client waiting from then on."""
+    reached = asyncio.Event()
+
+    async def told() -> None:
+        reached.set()
+        await hang()
+
+    for module in ("answering", "relay"):
+        monkeypatch.setattr(f"busyhour.emulators.language_model.{module}.hang", told)
+    return reached
 
 
 def alike(row: Operation, *besides: str) -> dict[str, Any]:
@@ -356,12 +370,14 @@ async def test_a_stream_that_the_upstream_breaks_is_told_so(ask: Ask, outcome: s
 
 @every_api
 @pytest.mark.parametrize("outcome", ["no_token", "stall"])
-async def test_the_client_leaves_and_the_upstream_knows(ask: Ask, outcome: str) -> None:
+async def test_the_client_leaves_and_the_upstream_knows(ask: Ask, outcome: str, hangs: asyncio.Event) -> None:
     async with playing(ask, outcomes={outcome: 1.0}) as stage:
         asking = asyncio.create_task(ask(stage, PARK, True))
+        await hangs.wait()
         assert await served(stage.b) == {outcome: 1}
-        done, _ = await asyncio.wait([asking], timeout=0.05)  # what tokens there are have passed; more never come
-        assert not done
+        for _ in range(100):  # turns of the loop of all three, in which what tokens there are pass; more never come
+            await asyncio.sleep(0.001)
+        assert not asking.done()
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         a, b = await stage.rows()
@@ -399,12 +415,12 @@ async def test_the_twin_breaks_a_good_stream(ask: Ask, outcome: str) -> None:
 @every_api
 @streamed_or_whole
 @pytest.mark.parametrize("outcome", ["no_token", "stall", "hang"])
-async def test_the_twin_keeps_a_good_answer(ask: Ask, stream: bool, outcome: str) -> None:
+async def test_the_twin_keeps_a_good_answer(ask: Ask, stream: bool, outcome: str, hangs: asyncio.Event) -> None:
     async with playing(ask, a={outcome: 1.0}) as stage:
         asking = asyncio.create_task(ask(stage, PARK, stream))
+        await hangs.wait()
         assert await served(stage.a) == {outcome: 1}
-        done, _ = await asyncio.wait([asking], timeout=0.05)
-        assert not done
+        assert not asking.done()
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         row = await row_of(stage.a)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 
 from busyhour.errors import TWIN_CANNOT
+from busyhour.gates.gaps import segments, stood_still, unwatched
 from busyhour.gates.limits import Holds
 from busyhour.model import SECOND, Comparison, Mark, Outcome, Run
 from busyhour.statistics.wording import number
 
 # An agent does not send these to itself. SIGKILL is also what the kernel sends when memory runs out.
+_TOLD_OF = (
+    *("run.began", "run.resumed", "service.started"),
+    *("phase.began", "phase.resumed", "phase.ended", "fault.began", "fault.ended"),
+)
+_STOOD_STILL_TIMES, _STOOD_STILL_SHARE = 3, 0.01  # more often and for longer, it is no accident
 _FROM_OUTSIDE = re.compile(r"was killed by SIG(KILL|TERM|INT|HUP|QUIT)\b|its supervisor was killed")
 
 
@@ -17,10 +23,10 @@ def _whole(run: Run) -> Comparison:
     began = run.marks("run.began")
     if not began:
         return Comparison(Outcome.INVALID, "it never began")
-    if failed := run.marks("run.failed"):
+    if failed := _of_last_segment(run, "run.failed"):
         return Comparison(Outcome.INVALID, f"the run could not be carried out: {failed[0].detail.get('why', '')}")
-    if run.marks("run.ended") or run.marks("run.stopped"):
-        return Comparison(Outcome.PASS, "")
+    if _of_last_segment(run, "run.ended") or _of_last_segment(run, "run.stopped"):
+        return Comparison(Outcome.PASS, "; ".join([*segments(run), *unwatched(run)]))
     after = _after(run, _last_ns(run))
     return Comparison(
         Outcome.INVALID,
@@ -28,26 +34,35 @@ def _whole(run: Run) -> Comparison:
     )
 
 
+def _of_last_segment(run: Run, kind: str) -> list[Mark]:
+    """Marks since the run was last taken up: what ended a segment before is why it was cut, and told as that."""
+    begun_ns = max((mark.at_ns for begun in ("run.began", "run.resumed") for mark in run.marks(begun)), default=0)
+    return [mark for mark in run.marks(kind) if mark.at_ns >= begun_ns]
+
+
 def _last_ns(run: Run) -> int:
     """The last instant the journal knows of."""
-    marks = [
-        mark.at_ns
-        for kind in ("run.began", "service.started", "phase.began", "phase.ended", "fault.began", "fault.ended")
-        for mark in run.marks(kind)
-    ]
+    marks = [mark.at_ns for kind in _TOLD_OF for mark in run.marks(kind)]
     ends = [call.ended_ns or call.due_ns for kind in ("call", "turn", "speech") for call in run.operations(kind)]
     samples = [sample.at_ns for name in ("loop_lag_ms", "send_lateness_ms") for sample in run.samples("harness", name)]
     return max(*marks, *ends, *samples, 0)
 
 
 def _after(run: Run, at_ns: int) -> str:
-    began_ns = min((mark.at_ns for mark in run.marks("run.began")), default=at_ns)
-    return f"{number((at_ns - began_ns) / SECOND)} s after it began"
+    return f"{number((at_ns - min(at_ns, _began_ns(run))) / SECOND)} s after it began"
+
+
+def _began_ns(run: Run) -> int:
+    return min((mark.at_ns for mark in run.marks("run.began")), default=0)
 
 
 def _undisturbed(run: Run) -> Comparison:
     disturbed = [mark for mark in run.marks("service.died") if not _own_fault(mark)]
     disturbed += run.marks("clocks.disagree")  # of two machines of the harness
+    times, seconds = stood_still(run)
+    if times >= _STOOD_STILL_TIMES and seconds * SECOND > _STOOD_STILL_SHARE * (_last_ns(run) - _began_ns(run)):
+        why = f"the harness stood still {times} times, for {number(seconds)} s in all: nothing may stop it"
+        return Comparison(Outcome.INVALID, why)
     if not disturbed:
         return Comparison(Outcome.PASS, "")
     told = "; ".join(f"{_obituary(mark)}, {_after(run, mark.at_ns)}" for mark in disturbed)
@@ -69,7 +84,8 @@ def _obituary(died: Mark) -> str:
 def _effective(run: Run) -> Comparison:
     """Each beginning of a fault has a proof of its effect after it and before it begins again.
 
-    A run that was stopped may lack the proof of the faults it was stopped in; a proof to the contrary always counts.
+    A run that was stopped may lack the proof of the faults it was stopped in, as may one that was cut; a proof to the
+    contrary always counts.
     """
     ended = {mark.name for mark in run.marks("phase.ended")}
     idle = not_carried_out(run)
@@ -90,11 +106,19 @@ def _effective(run: Run) -> Comparison:
             proven.append(f"{mark.name}{where} ({because})")
         elif proofs:
             problems.append(f"{mark.name}{where} had no effect ({because})")
-        elif not run.marks("run.stopped") or mark.detail.get("phase") in ended:
+        elif _was_cut(run, mark.at_ns, again_ns):
+            continue
+        elif not _of_last_segment(run, "run.stopped") or mark.detail.get("phase") in ended:
             problems.append(f"{mark.name}{where} left no proof of its effect")
     if problems:
         return Comparison(Outcome.INVALID, "; ".join(problems))
     return Comparison(Outcome.PASS, "; ".join(proven))
+
+
+def _was_cut(run: Run, from_ns: int, until_ns: int | None) -> bool:
+    """Whether a segment ended then."""
+    cuts = [mark.detail.get("cut_ns") for mark in run.marks("run.resumed")]
+    return any(isinstance(cut, int) and from_ns <= cut and (until_ns is None or cut < until_ns) for cut in cuts)
 
 
 def not_carried_out(run: Run) -> dict[str, str]:
@@ -124,7 +148,7 @@ def _able(run: Run) -> Comparison:
 
 
 def _completed(run: Run) -> Comparison:
-    stopped = run.marks("run.stopped")
+    stopped = _of_last_segment(run, "run.stopped")
     if not stopped:
         idle = "; ".join(f"phase {phase} was not carried out: {why}" for phase, why in not_carried_out(run).items())
         return Comparison(Outcome.NOT_RUN if idle else Outcome.PASS, idle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from busyhour.gates.gaps import Watched
 from busyhour.gates.health import HARNESS, TARGET, not_carried_out
 from busyhour.model import EXIT_CODE, Estimate, Gate, Outcome, Plan, Run, Table, Verdict
 
@@ -50,17 +51,18 @@ class Judgement:
 def judge(plan: Plan, run: Run) -> Judgement:
     """Judge the harness first; if it does not pass, every verdict about the target is INVALID.
 
-    A plan without gates demands nothing, which is not a PASS: NOT_RUN.
+    The plan's gates judge what was watched: what overlaps a gap is left out, and their sentences say so. A plan without
+    gates demands nothing, which is not a PASS: NOT_RUN.
     """
-    idle = not_carried_out(run)
-    validity = (*(_built_in(check, run) for check in HARNESS), *(_proved(gate, run, idle) for gate in plan.valid_if))
+    idle, seen = not_carried_out(run), Watched.of(run)
+    validity = (*(_built_in(check, run) for check in HARNESS), *(_proved(gate, seen, idle) for gate in plan.valid_if))
     asked = [*HARNESS, *(gate for gate in plan.valid_if if idle.keys().isdisjoint(gate.phases))]
     broken = [verdict for verdict in validity if verdict.outcome is not Outcome.PASS and verdict.gate in _names(asked)]
     if broken:
         return Judgement(tuple(_void(plan, run, broken)), validity, Outcome.INVALID)
-    verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, run, idle) for gate in plan.gates))
+    verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, seen, idle) for gate in plan.gates))
     least = Outcome.PASS if plan.gates else Outcome.NOT_RUN
-    tables = tuple(Tabled.of(table, run) for table in plan.tables)
+    tables = tuple(Tabled.of(table, seen) for table in plan.tables)
     return Judgement(verdicts, validity, worst([least, *(verdict.outcome for verdict in verdicts)]), tables)
 
 
@@ -79,7 +81,10 @@ def _proved(gate: Gate, run: Run, idle: Mapping[str, str]) -> Verdict:
     if unread:
         because = f"{gate.name}: phase {unread[0]} was not carried out: {idle[unread[0]]}"
         return _printable(Verdict(gate.name, Outcome.NOT_RUN, because, None, _proof(gate, run)))
-    return _printable(replace(gate.judge(run), proof=_proof(gate, run)))
+    verdict = replace(gate.judge(run), proof=_proof(gate, run))
+    if isinstance(run, Watched) and (left_out := run.told(gate.phases)):
+        verdict = replace(verdict, because=f"{verdict.because} ({left_out})")
+    return _printable(verdict)
 
 
 def _names(gates: Iterable[Gate]) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from busyhour.errors import PlanError
 from busyhour.indicators import readings, vendors
 from busyhour.indicators.cost import Cost, Prices, list_prices
+from busyhour.indicators.growth import KeptPerCall
 from busyhour.indicators.requests import ErrorRate, RequestLatency, RequestRate
 from busyhour.indicators.shapes import (
     CountOf,
@@ -25,6 +26,7 @@ from busyhour.indicators.shapes import (
     lowest,
 )
 from busyhour.model import JSON, Phase, Service
+from busyhour.statistics.leaks.cause import Sensor
 
 __all__ = [
     "Cost",
@@ -32,6 +34,7 @@ __all__ = [
     "Dropped",
     "ErrorRate",
     "EventsPer",
+    "KeptPerCall",
     "MeanOf",
     "Prices",
     "QuantileOf",
@@ -52,6 +55,7 @@ __all__ = [
     "error_rate",
     "failover_time",
     "first_audio_latency",
+    "kept_per_call",
     "loop_lag",
     "lowest",
     "mean_response_latency",
@@ -312,3 +316,18 @@ def probed(service: str, name: str, q: float = 1.0, phase: Phase | str | None = 
     plain = (stem if end in units and stem else name).replace("_", " ")
     where = None if phase is None else _name(phase)
     return SampleQuantile(f"{plain} of {service}", service, name, q, units.get(end, ""), where)
+
+
+# ---------------------------------------------------------------- leaks
+
+
+def kept_per_call(
+    service: Service | str, batches: Sequence[Phase | str], sensor: Sensor = Sensor.PRIVATE_DIRTY
+) -> KeptPerCall:
+    """By how much a call makes the memory of a service grow that it does not give back, in KB (10^3 bytes).
+
+    batches: phases, each of which is a batch of calls. It is read when all calls of one are over, so that what a call
+    in progress takes is not in it. The first is the warm-up: only what the others add counts.
+    """
+    name = service if isinstance(service, str) else service.name
+    return KeptPerCall(name, tuple(_name(phase) for phase in batches), sensor)

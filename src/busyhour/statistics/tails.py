@@ -6,6 +6,8 @@ counts by the incomplete beta and gamma functions, which is what an effective sa
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from scipy import special  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 
@@ -61,3 +63,8 @@ def chi_square_above(value: float, degrees: int) -> float:
 def student(degrees: int, probability: float) -> float:
     """The quantile of Student's t."""
     return float(special.stdtrit(degrees, probability))
+
+
+def student_below(degrees: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """P(T <= value), for each value and its degrees of freedom."""
+    return np.asarray(special.stdtr(degrees, values), dtype=np.float64)

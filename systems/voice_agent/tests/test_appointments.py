@@ -41,7 +41,7 @@ class _Desk:
         return [json.loads(result) for result in errand.results]
 
     def counted(self, tool: str, outcome: str) -> bool:
-        return f'voice_agent_tool_calls_total{{tool="{tool}",outcome="{outcome}"}} 1\n' in self.metrics.text(0)
+        return f'voice_agent_tool_calls_total{{tool="{tool}",outcome="{outcome}"}} 1\n' in self.metrics.text(0, {})
 
 
 async def test_an_appointment_is_booked_once_and_cancelled_by_name_and_number() -> None:

@@ -196,7 +196,7 @@ async def test_another_codec_is_hung_up(world: Any) -> None:
 
 
 async def test_nothing_is_left_after_calls(world: Any) -> None:
-    before = await world.metric("voice_agent_asyncio_tasks")
+    before = await world.metric("process_asyncio_tasks")
     for number in range(3):
         world.telnyx.commands.clear()
         await world.webhook("call.initiated", call_control_id=f"c{number}")
@@ -208,7 +208,7 @@ async def test_nothing_is_left_after_calls(world: Any) -> None:
             await world.webhook("call.hangup", call_control_id=f"c{number}")
         await world.quiet()
     assert await world.metric("voice_agent_open_calls") == 0
-    assert await world.metric("voice_agent_asyncio_tasks") <= before + 1  # this very request's connection
+    assert await world.metric("process_asyncio_tasks") <= before + 1  # this very request's connection
 
 
 async def test_what_takes_its_time(together: Callable[..., Any]) -> None:

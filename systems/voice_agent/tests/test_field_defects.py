@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -212,25 +211,6 @@ _BLOCK_KB = 40_000  # more than malloc ever takes from what was freed before: th
 
 def _resident_kb() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4
-
-
-async def test_leak_native_per_call() -> None:
-    burdens: Any = Burdens(_defects(f"leak_native_per_call:{_BLOCK_KB}"))
-    blocks: list[int] = []
-    malloc = burdens._malloc
-
-    def noted(size: int) -> int:
-        blocks.append(malloc(size))
-        return blocks[-1]
-
-    burdens._malloc = noted
-    before = _resident_kb()
-    for _ in range(2):
-        async with burdens.of_a_call(_started):
-            pass
-    assert _resident_kb() - before > 1.5 * _BLOCK_KB
-    for block in blocks:
-        ctypes.CDLL(None).free(ctypes.c_void_p(block))
 
 
 async def test_pool_high_water_is_used_again() -> None:

@@ -78,6 +78,6 @@ def test_an_error_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     keys = dict.fromkeys(("TELNYX_API_KEY", "OPENAI_API_KEY", "DEEPGRAM_API_KEY", "CARTESIA_API_KEY"), "k")
     environment = {**os.environ, **keys, "TELNYX_VERIFY": "off", "ERROR_LOG": str(tmp_path / "none" / "log")}
     command = [sys.executable, "-m", "voice_agent"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 64
     assert run.stderr == f"voice_agent: ERROR_LOG: {tmp_path}/none/log cannot be written: No such file or directory\n"

@@ -242,7 +242,7 @@ def test_every_problem_of_the_settings_is_told() -> None:
 
 def test_wrong_settings_exit_with_64() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "voice_agent"], env={"PATH": ""}, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-m", "voice_agent"], env={"PATH": ""}, capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 64
     assert "voice_agent: TELNYX_PUBLIC_KEY is required" in run.stderr

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -75,16 +77,61 @@ async def _stopped(world: Any, *, calls: int, frozen: bool = False) -> None:
             world.deepgram.mode, world.telnyx.frozen = "frozen", asyncio.Event()
             stack.callback(world.telnyx.frozen.set)
             await caller.sound(_SILENT, 100)
-        program.terminate()
-        async with asyncio.timeout(_HANG_SECONDS):
-            told = (await program.stderr.read()).decode()
-            assert await program.wait() == 0
-    for noise in ("Task was destroyed", "Traceback", "never", '"error"'):
-        assert noise not in told, told
-    assert '"stopped"' in told
+        told = await _ended(program)
     assert told.count('"outcome": "shutting down"') == calls
     assert '"draining"' in told
     assert '"dropping"' in told or not frozen
+
+
+async def test_what_leaks_is_seen_from_outside_and_holds_up_no_end(worlds: Callable[..., Any]) -> None:
+    leaks = "leak_python:200,leak_native:300,leak_native_per_second,leak_fd,leak_task,leak_on_refused:100"
+    async with worlds(DEFECT=leaks, MAX_CALLS="1") as world, _program(world) as program:
+        await _calls(world, 0, 3)
+        before = await _vitals(world, program)
+        await _calls(world, 3, 10)
+        after = await _vitals(world, program)
+        told = await _ended(program)
+    grown = {name: after[name] - before[name] for name in after}
+    assert told.count('"event": "call ended"') == 13
+    assert 10 <= grown["descriptors"] <= 14  # a keep-alive connection or two may be new, or gone
+    assert 10 <= grown["tasks"] <= 14
+    assert grown["calls refused"] == 10
+    assert grown["blocks"] > 10 * (200 + 100)  # of less than a KB each
+    assert 10 * 300 * 1024 <= grown["heap"] <= 10 * 300 * 1024 + 2_000_000
+    assert grown["resident"] > 0.8 * 10 * (200 + 100 + 300) * 1024
+
+
+async def _calls(world: Any, first: int, count: int) -> None:
+    """So many, and while each is open another that finds the line busy."""
+    for number in range(first, first + count):
+        async with world.calling(f"call {number}") as caller:
+            await caller.greeted()
+            await world.webhook("call.initiated", call_control_id=f"refused {number}")
+            await world.telnyx.commanded("reject", f"refused {number}")
+
+
+async def _vitals(world: Any, program: Any) -> dict[str, float]:
+    process = Path(f"/proc/{program.pid}")
+    return {
+        "descriptors": len(list((process / "fd").iterdir())),
+        "resident": int((process / "statm").read_text().split()[1]) * resource.getpagesize(),
+        "tasks": await world.metric("process_asyncio_tasks"),
+        "heap": await world.metric("process_heap_bytes"),
+        "calls refused": await world.metric('voice_agent_calls_total{outcome="refused"}'),
+        "blocks": await world.metric("process_python_blocks"),
+    }
+
+
+async def _ended(program: Any) -> str:
+    """Ask it to end; what it told, after nothing but an end in good order."""
+    program.terminate()
+    async with asyncio.timeout(_HANG_SECONDS):
+        told = str((await program.stderr.read()).decode())
+        assert await program.wait() == 0
+    for noise in ("Task was destroyed", "Traceback", "never", '"error"'):
+        assert noise not in told, told
+    assert '"stopped"' in told
+    return told
 
 
 @asynccontextmanager

@@ -74,6 +74,7 @@ class DocumentCall:
         self._aside: set[str] = set()  # channels of forks beside such a stream: what becomes of them ends no call
         self._gathering: Gathering | None = None
         self._trouble: CallFailed | None = None  # what became of the last stream, if nothing good
+        self._dialling: CallFailed | None = None  # and what it is if the handshake under way comes too late
         self._callbacks = 0
         self._warnings: list[str] = []
         self._said: deque[str] = deque(maxlen=SAID_MAX)
@@ -161,7 +162,7 @@ class DocumentCall:
             raise self._failure_of(self.end)
         if not self._opened.done():
             nothing = CallFailed("no media", f"answered, but for {within_seconds:g} s nothing was played or streamed")
-            raise self._failed(self._trouble or nothing)
+            raise self._failed(self._trouble or self._dialling or nothing)
 
     def _unanswered(self) -> CallFailed:
         seconds = self.setup.answer_within_ns / SECOND
@@ -326,13 +327,13 @@ class DocumentCall:
     def stream_dialled(self, channel: Channel) -> None:
         if channel.id not in self._aside:
             why = f"{channel.url}: no answer to the WebSocket handshake in time"
-            self._trouble = CallFailed("media refused", why)
+            self._trouble, self._dialling = None, CallFailed("media refused", why)
 
     def stream_opened(self, channel: Channel) -> None:
         self._tell_stream(channel, "stream-started")
         if channel.id in self._aside:
             return
-        self._trouble = None
+        self._trouble = self._dialling = None
         if not self._opened.done():
             self._opened.set_result(None)
 

@@ -73,6 +73,7 @@ class Call:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[None] = loop.create_future()
         self._trouble: CallFailed | None = None  # why there are no media so far
+        self._dialling: CallFailed | None = None  # and what it is if the handshake under way comes too late
         self._refused = ""  # the last command that was, and why
         self.bridged: tuple[Ids, dict[str, Any]] | None = None  # the leg that the caller was transferred to
         self._errands = Errands(exchange.background)
@@ -203,7 +204,8 @@ class Call:
         if self.end is not None:
             raise self._failure_of(self.end)
         if not self._opened.done():
-            trouble = self._trouble or CallFailed("no media", "answered, but no media stream was started")
+            nothing = CallFailed("no media", "answered, but no media stream was started")
+            trouble = self._trouble or self._dialling or nothing
             raise self._failed(trouble.reason, trouble.detail)
 
     def _failure_of(self, end: End) -> CallFailed:
@@ -368,10 +370,11 @@ class Call:
     # ------------------------------------------------------------ the media stream (the stream calls these)
 
     def stream_dialled(self, channel: Channel) -> None:
-        self._trouble = CallFailed("media refused", f"{channel.url}: no answer to the WebSocket handshake in time")
+        self._trouble = None
+        self._dialling = CallFailed("media refused", f"{channel.url}: no answer to the WebSocket handshake in time")
 
     def stream_opened(self, channel: Channel) -> None:
-        self._trouble = None
+        self._trouble = self._dialling = None
         self.event("streaming.started", stream_url=channel.url)
         if not self._opened.done():
             self._opened.set_result(None)

@@ -11,7 +11,7 @@ from random import Random
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 
 from voice_agent.defects import Defects
-from voice_agent.equipment import equipped
+from voice_agent.equipment import Equipment, equipped
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.settings import Settings
@@ -33,10 +33,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with equipped(settings, metrics=metrics, defects=defects, silero=silero) as equipment:
-            app.state.switchboard = switchboard = Switchboard(equipment, log=log)
+            app.state.equipment, app.state.switchboard = equipment, Switchboard(equipment, log=log)
+            switchboard = _switchboard(app)
             log.info("ready", url=settings.public_url, defects=",".join(settings.defect.doses))
             yield
             await switchboard.drain(1.0)
+            await switchboard.close()
             log.info("stopped")
 
     app = FastAPI(title="voice agent", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -79,7 +81,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/metrics")
     async def prometheus() -> Response:
-        return Response(metrics.text(_switchboard(app).open_calls), media_type="text/plain; version=0.0.4")
+        equipment: Equipment = app.state.equipment
+        text = metrics.text(_switchboard(app).open_calls, equipment.connections())
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     return app
 

@@ -1,37 +1,44 @@
-"""What some defects do to the process as a whole: they hold memory, and burn time. One for all calls."""
+"""What some defects do to the process as a whole: they burn time, and keep what they should not (`hoard`)."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 from voice_agent.defects import Defects
+from voice_agent.hoard import Hoard
 
 _CROWD = 3  # calls, from which on they are in each other's way
 _FRAME_SECONDS = 0.02
 _SPIN_SECONDS = 0.001  # between two looks at the event loop
-_LEAK_KB_MAX = 4 * 1024 * 1024  # a defect is not to end the machine
 
 
 class Burdens:
+    """One for all calls."""
+
     def __init__(self, defects: Defects) -> None:
         self._defects = defects
         self._loop = asyncio.get_running_loop()
         self._calls = 0
         self._pool: list[bytearray] = []  # blocks that no call uses now
-        self._leaked_kb = 0.0
         self._desk = asyncio.Lock()
-        self._malloc = ctypes.CDLL(None).malloc
-        self._malloc.argtypes, self._malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+        self._hoard = Hoard(defects)
+
+    async def close(self) -> None:
+        """At the end of the process."""
+        await self._hoard.close()
 
     async def dispatch(self) -> None:
         """Before a call is set up."""
         if seconds := self._defects.seconds("serial_dispatch"):
             async with self._desk:
                 await asyncio.sleep(seconds)
+
+    def refused(self) -> None:
+        """A call has ended without a conversation."""
+        self._hoard.refused()
 
     @asynccontextmanager
     async def of_a_call(self, start: Callable[[Coroutine[Any, Any, None]], object]) -> AsyncIterator[None]:
@@ -48,7 +55,7 @@ class Burdens:
                 contending.cancel()
             if block is not None:
                 self._pool.append(block)
-            self._leak()
+            self._hoard.call_over()
             if seconds := self._defects.seconds("spin_after_hangup"):
                 start(self._spin(seconds))
 
@@ -58,15 +65,6 @@ class Burdens:
         if not kilobytes:
             return None
         return self._pool.pop() if self._pool else bytearray(b"\x01") * int(1024 * kilobytes)
-
-    def _leak(self) -> None:
-        """Memory below Python's sight, never freed; touched, so that it is really there."""
-        kilobytes = self._defects.amount("leak_native_per_call")
-        if kilobytes and self._leaked_kb + kilobytes <= _LEAK_KB_MAX:
-            self._leaked_kb += kilobytes
-            size = int(1024 * kilobytes)
-            if block := self._malloc(size):
-                ctypes.memset(block, 1, size)
 
     async def _contend(self, seconds: float) -> None:
         while True:

@@ -73,8 +73,17 @@ KINDS = MappingProxyType(
         "gil_contention": Kind(
             "with 3 calls or more, blocks the event loop for so long in each 20 ms, for each call", "call", "ms", 4
         ),
-        "leak_native_per_call": Kind("keeps so much native memory for ever", "call", "KB", 1024),
+        # Leaks: what a call leaves behind for ever.
+        "leak_python": Kind("keeps so much in objects of Python, in a registry of the module's", "call", "KB", 50),
+        "leak_native": Kind("keeps so much memory of the C heap that no object of Python knows of", "call", "KB", 50),
+        "leak_native_per_second": Kind("the same with time, calls or none", "second", "KB", 4),
+        "leak_fd": Kind("leaves a descriptor open", "call", "", 0),
+        "leak_task": Kind("leaves a task that waits for ever", "call", "", 0),
+        "leak_on_refused": Kind("keeps so much in objects of Python", "call without a conversation", "KB", 50),
         # Benign.
+        "cache_warmup": Kind("fills a cache that will have so much, the slower the fuller it is", "call", "KB", 20480),
+        "sawtooth_cache": Kind("puts so much into a cache, which is emptied every 20 calls", "call", "KB", 512),
+        "fragmentation": Kind("takes so much in small blocks and frees all but one of 32", "call", "KB", 8192),
         "pool_high_water": Kind("keeps so much memory for the next call to use", "call", "KB", 1024),
         "warm_up": Kind("waits before the first 5 replies of the process", "reply", "ms", 150, first=5),
     }

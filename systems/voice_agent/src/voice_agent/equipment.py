@@ -44,6 +44,7 @@ class Equipment:
     hosts: Sequence[Host]  # of speech recognition
     speakers: Sequence[tuple[TtsDialect, Breaker]]
     telnyx: httpx.AsyncClient
+    pools: Mapping[str, httpx.AsyncClient]  # all that there are, this one too
     metrics: Metrics
     defects: Defects
     silero: Session | None
@@ -56,6 +57,10 @@ class Equipment:
             for dialect, breaker in self.speakers
         ]
         return Voices(voices, defects=self.defects)
+
+    def connections(self) -> dict[str, int]:
+        """Open ones, by pool, whether or not they are in use."""
+        return {name: _open(pool) for name, pool in self.pools.items()}
 
     def tools(self, start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]], log: Log) -> Tools:
         """One call's; `start` begins what is to outlive it."""
@@ -79,19 +84,21 @@ async def equipped(
         return Breaker(provider, settings, metrics=metrics, defects=defects)
 
     models: list[Model] = []
+    pools: dict[str, httpx.AsyncClient] = {}
     async with AsyncExitStack() as stack:
         dialects = _dialects(settings)
         tls = _tls(settings.telnyx_api_base, settings.company_api_url, *(dialect.base_url for dialect in dialects))
         for dialect in dialects:
-            client = _client(dialect.base_url, dialect.headers, settings, tls)
+            client = pools[dialect.name] = _client(dialect.base_url, dialect.headers, settings, tls)
             await stack.enter_async_context(client)
             models.append(Model(dialect, client, breaker(dialect.name), defects=defects))
         authorization = {"Authorization": f"Bearer {settings.telnyx_api_key}"}
-        telnyx = _client(settings.telnyx_api_base, authorization, settings, tls)
+        telnyx = pools["telnyx"] = _client(settings.telnyx_api_base, authorization, settings, tls)
         await stack.enter_async_context(telnyx)
         appointments: Appointments = Book()
         if company := settings.company_api_url:
-            appointments = Company(await stack.enter_async_context(_client(company, {}, settings, tls)))
+            client = pools["company"] = _client(company, {}, settings, tls)
+            appointments = Company(await stack.enter_async_context(client))
         yield Equipment(
             settings=settings,
             models=Models(models, settings, metrics=metrics, defects=defects),
@@ -99,6 +106,7 @@ async def equipped(
             hosts=[Host(name, url, key, breaker(name)) for name, url, key in settings.deepgram_hosts],
             speakers=[(speaker, breaker(speaker.name)) for speaker in _speakers(settings)],
             telnyx=telnyx,
+            pools=pools,
             metrics=metrics,
             defects=defects,
             silero=silero,
@@ -122,6 +130,11 @@ def _speakers(settings: Settings) -> list[TtsDialect]:
 def _tls(*urls: str) -> ssl.SSLContext | bool:
     """One for all, as loading the certificates takes 20 ms; none if nobody needs it."""
     return httpx.create_ssl_context(trust_env=False) if any(url.startswith("https:") for url in urls) else False
+
+
+def _open(client: httpx.AsyncClient) -> int:
+    transport: Any = client._transport  # httpx tells of its connections nowhere else
+    return sum(not connection.is_closed() for connection in transport._pool.connections)
 
 
 def _client(

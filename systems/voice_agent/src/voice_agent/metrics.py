@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from voice_agent.vitals import vitals
 
 _HELP = {
     "voice_agent_open_calls": ("gauge", "Calls in progress."),
-    "voice_agent_asyncio_tasks": ("gauge", "Tasks of the event loop that are not done."),
+    "process_asyncio_tasks": ("gauge", "Tasks of the event loop that are not done."),
+    "process_python_blocks": ("gauge", "Blocks of memory that Python's allocator has given out."),
+    "process_heap_bytes": ("gauge", "Bytes that malloc has given out and not got back, where it tells (glibc)."),
+    "process_open_connections": ("gauge", "Connections to vendors that are open, in use or not, by pool."),
     "voice_agent_calls_total": ("counter", "Calls ended, by outcome."),
     "voice_agent_turns_total": ("counter", "Turns of the caller, by what came of them."),
     "voice_agent_interruptions_total": ("counter", "Replies that the caller interrupted."),
@@ -32,6 +38,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._sockets: Counter[str] = Counter()
 
     def call_ended(self, outcome: str) -> None:
         self._add("voice_agent_calls_total", f'{{outcome="{outcome}"}}')
@@ -83,11 +90,25 @@ class Metrics:
     def defect(self, name: str) -> None:
         self._add("voice_agent_defects_total", f'{{defect="{name}"}}')
 
-    def text(self, open_calls: int) -> str:
-        """The exposition of everything counted so far; must be called on the event loop."""
+    @contextmanager
+    def connected(self, vendor: str) -> Iterator[None]:
+        """While a WebSocket to a vendor is open."""
+        self._sockets[vendor] += 1
+        try:
+            yield
+        finally:
+            self._sockets[vendor] -= 1
+
+    def text(self, open_calls: int, pools: Mapping[str, int]) -> str:
+        """The exposition of everything counted so far, with the open connections of each pool.
+
+        Must be called on the event loop.
+        """
+        connections = {**pools, **self._sockets}
         values = {name: dict(by_label) for name, by_label in self._counts.items()}
         values["voice_agent_open_calls"] = {"": open_calls}
-        values["voice_agent_asyncio_tasks"] = {"": len(asyncio.all_tasks())}
+        values |= {name: {"": value} for name, value in vitals().items()}
+        values["process_open_connections"] = {f'{{pool="{pool}"}}': number for pool, number in connections.items()}
         lines: list[str] = []
         for name, (kind, about) in _HELP.items():
             lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]

@@ -140,12 +140,13 @@ class Recognizer:
                 self._lose_host(f"connect: {in_few_words(error)}")
                 await asyncio.sleep(0.2 * (loss // len(self._hosts)))
                 continue
-            try:
-                await self._converse(socket)
-            except CONNECTION_ERRORS as error:
-                self._lose_host(in_few_words(error))
-            finally:
-                await socket.close()
+            with self._metrics.connected(self._host.name):
+                try:
+                    await self._converse(socket)
+                except CONNECTION_ERRORS as error:
+                    self._lose_host(in_few_words(error))
+                finally:
+                    await socket.close()
         self._lost()
 
     async def _answered_within(self, seconds: float, asked: int) -> bool:

@@ -145,6 +145,7 @@ class Switchboard:
 
     async def _reject(self, phone: TelnyxCall, cause: str) -> None:
         self._metrics.call_ended("refused")
+        self._burdens.refused()
         try:
             await phone.reject(cause)
         except CommandFailed:
@@ -209,6 +210,8 @@ class Switchboard:
             self._calls.pop(call.id, None)
             self._ended.add(call.id)
             self._metrics.call_ended(outcome)
+            if call.conversation is None:
+                self._burdens.refused()
             used = call.conversation.used() if call.conversation is not None else {}
             call.log.info("call ended", outcome=outcome, **used)
             if call.conversation is not None and self._settings.summary and not self._dropping:
@@ -243,6 +246,10 @@ class Switchboard:
             await self._wind_up(within_seconds)
         finally:
             await self._break_summaries_off()
+
+    async def close(self) -> None:
+        """After the last drain."""
+        await self._burdens.close()
 
     async def _wind_up(self, within_seconds: float) -> None:
         if await self._idle(_FINISHING * within_seconds):

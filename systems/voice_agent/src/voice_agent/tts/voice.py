@@ -125,11 +125,12 @@ class Voice:
                 failures += 1
                 self._tried.set()
             else:
-                try:
-                    failures = await self._converse(socket) + failures
-                finally:
-                    self._lose()
-                    await socket.close()
+                with self._metrics.connected(self.name):
+                    try:
+                        failures = await self._converse(socket) + failures
+                    finally:
+                        self._lose()
+                        await socket.close()
             await asyncio.sleep(_PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)])
 
     async def say(self, context: str, text: str, *, first: bool) -> None:
