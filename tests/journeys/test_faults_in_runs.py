@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -178,7 +177,8 @@ def test_a_service_that_is_killed_and_restarted_by_faults_does_not_end_the_run()
     assert not any(mark.startswith("service.died") for mark in notes.marks())
     proofs = [r.detail for r in notes.records if isinstance(r, Mark) and r.kind == "fault.proof"]
     assert [proof["effective"] for proof in proofs] == [True] * 3
-    assert re.match(r"target lost the process by SIGKILL, and answered again \d+\.\d", str(proofs[0]["because"]))
+    # Whether it is back before the phase is over, is the machine's affair.
+    assert str(proofs[0]["because"]).startswith("target lost the process by SIGKILL, and ")
     gone_ns = max(r.at_ns for r in notes.records if isinstance(r, Mark) and r.kind == "fault.began")
     readings = [r for r in notes.records if isinstance(r, Sample) and (r.source, r.name) == ("target", "rss_mb")]
     assert readings, "the processes it became are watched"

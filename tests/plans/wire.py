@@ -25,8 +25,6 @@ EXHAUSTED = {
     "gives another machine": "media",
     "hangs in the handshake": "media",
     "slams the door": "media",
-    "closes the socket": "hangup",
-    "breaks the socket": "hangup",
 }
 """Whose patience a mischief exhausts: that one is short."""
 
@@ -53,7 +51,7 @@ def plan(
         webhook_retry_ms=50,
         webhook_timeout_seconds=patience("webhook", 0.5),
         media_within_seconds=patience("media", 1.5),
-        hangup_within_seconds=patience("hangup", 0.3),
+        hangup_within_seconds=0.3,
     )
     llm = [OpenAI()] if model else []
     agent = Command(
