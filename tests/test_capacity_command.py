@@ -1,5 +1,6 @@
 """`busyhour capacity` as a user meets it: what it prints, its exit codes, how it ends, what it says of wrong input."""
 
+import html
 import json
 import re
 import signal
@@ -22,13 +23,15 @@ def searched(folder: Path, *more: str) -> int:
 
 def test_the_capacity_is_found_and_told(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     journals = tmp_path / "journals"
-    assert searched(journals, *LATE, "-o", "capacity=12", "--json", str(tmp_path / "c.json"), "--at-least", "12") == 0
+    written = ("--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html"))
+    assert searched(journals, *LATE, "-o", "capacity=12", *written, "--at-least", "12") == 0
     out = capsys.readouterr().out
     assert "12 at once pass all 2 gates" in out
     assert f"journals: {journals}" in out
     told = json.loads((tmp_path / "c.json").read_text())
     assert told["passed"] == 12
     assert told["sentence"] in out
+    assert told["sentence"] in html.unescape((tmp_path / "c.html").read_text())
     kept = sorted(path.name for path in journals.iterdir())
     assert kept[:2] == ["01-hold-1.journal", "02-ramp-4.journal"]
     assert len(kept) == len(told["levels"])

@@ -9,12 +9,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "busyhour"
 
-FOUNDATION = {"model", "recording", "errors", "bulk", "share"}
+FOUNDATION = {"model", "recording", "errors", "bulk", "share", "columns"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"*"},
     "model": {"recording"},
     "recording": set(),
     "errors": set(),
+    "columns": {"model"},
     "share": {"model"},
     "bulk": {"model", "share"},
     "clock": FOUNDATION,
@@ -25,12 +26,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": FOUNDATION,
     "indicators": FOUNDATION | {"statistics"},
     "gates": FOUNDATION | {"statistics", "indicators"},
-    "reports": FOUNDATION | {"gates", "indicators", "statistics"},
+    "reports": FOUNDATION | {"gates", "indicators", "media", "statistics"},
     # the doing half
     "sounds": FOUNDATION,
     "rows": FOUNDATION | {"sounds"},
     "holding": FOUNDATION,
-    "journal": FOUNDATION | {"clock", "holding", "rows", "sounds"},
+    "stored_columns": FOUNDATION,
+    "stored": FOUNDATION | {"rows", "sounds", "stored_columns"},
+    "journal": FOUNDATION | {"clock", "holding", "rows", "sounds", "stored"},
     "proc": FOUNDATION,
     "processes": FOUNDATION | {"proc"},
     "admin": FOUNDATION,
@@ -52,15 +55,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what joins them
     "planfile": FOUNDATION | {"arrivals", "faults"},
     "preflight": FOUNDATION | {"descriptors", "proc", "workloads"},
+    "prospects": FOUNDATION | {"arrivals", "gates", "indicators", "planfile", "statistics", "workloads"},
     "proofs": FOUNDATION | {"clock", "planfile"},
     "eventloop": FOUNDATION,
+    "provenance": set(),
     "distributed": FOUNDATION
     | {"carriers", "clock", "descriptors", "eventloop", "faults", "journal", "keeping", "performing", "planfile"}
     | {"probes", "processes"},
     "swarm": FOUNDATION | {"_supervise", "clock", "conduct", "distributed", "planfile"},
     "conduct": FOUNDATION
     | {"clock", "descriptors", "distributed", "engine", "eventloop", "journal", "live", "planfile", "proofs"}
-    | {"checkpoints", "segments"},
+    | {"checkpoints", "exporting", "provenance", "segments"},
+    "exporting": FOUNDATION | {"clock", "journal", "performing", "stored"},
+    "openslo": FOUNDATION | {"gates", "indicators"},
     "checkpoints": FOUNDATION,
     "checkpoint": FOUNDATION | {"gates", "journal", "planfile"},
     "resuming": FOUNDATION | {"clock", "holding", "journal", "planfile", "segments", "workloads"},
@@ -68,14 +75,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "emulate": FOUNDATION | {"admin", "clock", "emulators"},
     "learn": FOUNDATION | {"clock", "emulate", "emulators"},
     "matrix": FOUNDATION,
+    "comparing": FOUNDATION | {"gates", "journal", "planfile", "statistics"},
     "controls": FOUNDATION | {"conduct", "gates", "journal", "matrix", "planfile", "proofs"},
     "capacity": FOUNDATION
     | {"arrivals", "clock", "conduct", "gates", "journal", "planfile", "preflight", "probes", "proc", "statistics"}
-    | {"workloads"},
+    | {"reports", "workloads"},
     "attribute": FOUNDATION | {"arrivals", "capacity", "conduct", "planfile", "preflight", "services", "workloads"},
     "testing": FOUNDATION | {"arrivals", "clock", "carriers", "media", "statistics"},
     "listen": FOUNDATION | {"journal", "media"},
     "timeline": FOUNDATION | {"carriers", "clock", "media", "workloads"},
+    "suites": FOUNDATION
+    | {"clock", "conduct", "descriptors", "engine", "eventloop", "gates", "journal", "planfile", "preflight"}
+    | {"processes", "reports", "services", "timeline", "workloads"},
+    "pytest_plugin": {"suites"},
     "cli": {"*"},
     "__main__": {"cli"},
 }
@@ -117,6 +129,16 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in JUDGING], ids=lambda p: p.name)
 def test_the_judging_half_does_nothing(path: Path) -> None:
     assert not DOING & {name.split(".")[0] for name in imports(path)}
+
+
+def test_of_media_the_reports_take_no_more_than_how_octets_become_samples() -> None:
+    pure = {"busyhour.media.channels", "busyhour.media.codec"}
+    for path in (PACKAGE / "reports").rglob("*.py"):
+        assert {name for name in imports(path) if name.startswith("busyhour.media")} <= pure, path
+    for name in pure:
+        theirs = set(imports(PACKAGE / "media" / f"{name.rpartition('.')[2]}.py"))
+        assert not DOING & {module.split(".")[0] for module in theirs}
+        assert {module for module in theirs if module.startswith("busyhour.media")} <= pure
 
 
 @pytest.mark.parametrize(

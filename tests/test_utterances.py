@@ -1,4 +1,5 @@
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,17 @@ from busyhour.media import rendering
 from busyhour.media.babble import babble
 from busyhour.media.codec import codec
 from busyhour.media.rendering import render, speech_bounds, write_wav
-from busyhour.media.utterances import DATA, from_wav, louder, rendered, sentences, spoken, utterance, utterances
+from busyhour.media.utterances import (
+    DATA,
+    from_wav,
+    louder,
+    rendered,
+    repeated,
+    sentences,
+    spoken,
+    utterance,
+    utterances,
+)
 from busyhour.model import Audio
 
 RATES = pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000])
@@ -260,3 +271,19 @@ def test_louder_keeps_the_words_and_clips_like_a_microphone() -> None:
     shouted = louder(quiet, 40).samples
     assert (shouted.min(), shouted.max()) == (-32768, 32767)
     assert power_dbfs(louder(quiet, -6).samples) < power_dbfs(quiet.samples)
+
+
+def test_repeated_is_said_over_and_over_without_a_pause() -> None:
+    once = utterance("hours.parking")
+    thrice = repeated(once, 3)
+    speech = once.samples[once.speech_began : once.speech_ended]
+    assert thrice.speech_began == once.speech_began
+    assert (thrice.samples[thrice.speech_began : thrice.speech_ended] == np.concatenate([speech] * 3)).all()
+    assert len(thrice.samples) - thrice.speech_ended == len(once.samples) - once.speech_ended
+    assert thrice.text == " ".join([once.text] * 3)
+    assert [word.text for word in thrice.words] == [word.text for word in once.words] * 3
+    assert all(a.ended <= b.began for a, b in pairwise(thrice.words))
+    assert thrice.words[-1].ended <= thrice.speech_ended
+    assert repeated(once, 1).samples.tobytes() == once.samples.tobytes()
+    with pytest.raises(PlanError, match=r"hours.parking said 0 times"):
+        repeated(once, 0)

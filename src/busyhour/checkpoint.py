@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from busyhour.columns import OperationColumns, SampleColumns
 from busyhour.errors import BusyhourError, JournalError
 from busyhour.gates import judge
 from busyhour.journal import StoredRun, open_run
@@ -38,6 +39,14 @@ class SoFar:
 
     def samples(self, source: str, name: str, phase: str | None = None) -> Sequence[Sample]:
         return self._run.samples(source, name, phase)
+
+    def operation_columns(
+        self, kind: str, phase: str | None = None, *, instants: Sequence[str] = (), texts: Sequence[str] = ()
+    ) -> OperationColumns:
+        return self._run.operation_columns(kind, phase, instants=instants, texts=texts)
+
+    def sample_columns(self, source: str, name: str, phase: str | None = None) -> SampleColumns:
+        return self._run.sample_columns(source, name, phase)
 
     def marks(self, kind: str) -> Sequence[Mark]:
         marks = self._run.marks(kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from busyhour import __version__, proofs
+from busyhour import __version__, proofs, provenance
 from busyhour.checkpoints import Checking, Checkpoints
 from busyhour.clock import SystemClock, boot_id, wall_time
 from busyhour.descriptors import widened
@@ -24,6 +23,8 @@ from busyhour.distributed.merging import merged
 from busyhour.engine import Execution, Stopped
 from busyhour.errors import JournalError
 from busyhour.eventloop import loop_factory, quiet_collector
+from busyhour.exporting.counting import Tally, Tapped
+from busyhour.exporting.telling import Exports, exported
 from busyhour.journal import Journal
 from busyhour.live import shown
 from busyhour.model import JSON, Plan
@@ -51,11 +52,13 @@ def conduct(
     processes: int = 1,
     resuming: Resumption | None = None,
     checkpoints: Checkpoints | None = None,
+    exports: Exports | None = None,
 ) -> Conducted:
     """Execute `plan` (the file's own, or a variation of it; with several processes, the file's own) into a new journal.
 
     processes: that share the arrivals; one is this one, more are workers that it leads. resuming: the journal is there,
-    and its run is continued, by one process. checkpoints: verdicts on the way. Ctrl-C and SIGTERM end the run in order.
+    and its run is continued, by one process. checkpoints: verdicts on the way. exports: where its figures are told
+    while it goes on. Ctrl-C and SIGTERM end the run in order.
     Raises ServiceError, JournalError; whatever happens, the services are gone and the journal is closed when this
     returns or raises.
     """
@@ -65,7 +68,7 @@ def conduct(
         raise JournalError(f"{journal.parent} cannot be made a folder for the journal: {error.strerror}") from None
     with _Signals() as signals, widened(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         written = partial(_written, file, journal, seed, processes, resuming)
-        conducting = partial(_conduct, written, seed, console, title, signals, resuming, checkpoints)
+        conducting = partial(_conduct, written, seed, console, title, signals, resuming, checkpoints, exports)
         if processes == 1:
             stopped = runner.run(conducting(plan))
         else:
@@ -94,14 +97,36 @@ async def _conduct(
     signals: _Signals,
     resuming: Resumption | None,
     checkpoints: Checkpoints | None,
+    exports: Exports | None,
     plan: Plan,
 ) -> str | None:
     """Why the run was stopped, if it was."""
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    tally = None if exports is None else Tally(plan=title, seed=seed, clock=SystemClock())
+    # Outermost: a port that cannot be had is known before there is a journal, and the last figures are told after it.
+    async with exported(exports, tally, clock=SystemClock(), say=say):
+        return await _execute(written, seed, console, title, signals, resuming, checkpoints, tally, plan)
+
+
+async def _execute(
+    written: Callable[[], Journal],
+    seed: int,
+    console: Console,
+    title: str,
+    signals: _Signals,
+    resuming: Resumption | None,
+    checkpoints: Checkpoints | None,
+    tally: Tally | None,
+    plan: Plan,
+) -> str | None:
     loop = asyncio.get_running_loop()
     notebook = written()
     try:
         continuing = None if resuming is None else resuming.continuation
-        execution = Execution(plan, notebook, seed=seed, continuing=continuing)
+        counted = notebook if tally is None else Tapped(notebook, tally)
+        execution = Execution(plan, counted, seed=seed, continuing=continuing)
+        if tally is not None:
+            tally.follow(execution.progress)
 
         def journal_failed(error: BaseException) -> None:  # in the writer's thread; closing the journal raises it
             loop.call_soon_threadsafe(execution.stop, str(error).partition("; ")[0])
@@ -182,14 +207,23 @@ def _meta(file: PlanFile, seed: int, processes: int) -> dict[str, JSON]:
         "plan": str(file.path.resolve()),
         "options": dict(file.options),
         "source": file.source,
+        **surroundings(file.plan, file.path.parent, seed=seed, processes=processes),
+        "proofs": dict(proofs.known(file)),
+    }
+
+
+def surroundings(plan: Plan, folder: Path, *, seed: int, processes: int = 1) -> dict[str, JSON]:
+    """What a journal says of a run beside its plan file: who ran, when, on what. folder: where the plan is written."""
+    return {
         "seed": seed,
         "processes": processes,
-        "recording": asdict(file.plan.recording),
+        "recording": asdict(plan.recording),
         "boot": boot_id(),
         "version": __version__,
         "started_at": wall_time(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "commit": provenance.commit_of(folder),
+        "machine": provenance.machine(),
         "python": platform.python_version(),
-        "carrier": "" if file.plan.carrier is None else type(file.plan.carrier).__name__.lower(),
-        "proofs": dict(proofs.known(file)),
+        "libraries": dict(provenance.libraries()),
+        "carrier": "" if plan.carrier is None else type(plan.carrier).__name__.lower(),
     }

@@ -30,6 +30,8 @@ Kind: TypeAlias = Literal[
     "media.reordered",
     "media.gap",
     "media.half_open",
+    "stream.broken",
+    "stream.refused",
     "dtmf.flood",
 ]
 Direction: TypeAlias = Literal["to agent", "to caller"]
@@ -37,6 +39,7 @@ Direction: TypeAlias = Literal["to agent", "to caller"]
 MEDIA: frozenset[Kind] = frozenset(
     {"media.jitter", "media.lost", "media.reordered", "media.gap", "media.half_open", "dtmf.flood"}
 )
+STREAMS: frozenset[Kind] = frozenset({"stream.broken", "stream.refused"})
 COMMANDS: frozenset[Kind] = frozenset({"command.failing", "command.refused"})
 WEBHOOKS: frozenset[Kind] = frozenset(
     {"webhook.duplicated", "webhook.late", "webhook.out_of_order", "webhook.signature", "webhook.replayed"}

@@ -81,10 +81,12 @@ class Execution:
         self.progress = Progress(phases=len(plan.phases))
         self._plan, self._notebook = plan, notebook
         self._clock = clock or SystemClock()
+        self._endpoints: dict[str, Endpoint] = {}
         self._performance = Performance(
             clock=self._clock,
             seed=seed,
             carrier=plan.carrier,
+            endpoints=self._endpoints,
             write=notebook.append,
             progress=self.progress,
             keeper=keeper(plan, notebook, seed=seed),
@@ -92,7 +94,6 @@ class Execution:
         self._on_started = on_started
         self._continuing = continuing
         self._attendance = attendance or (self._roll if isinstance(self._clock, SystemClock) else None)
-        self._endpoints: dict[str, Endpoint] = {}
         self._stopping: str | None = None
         self._main: asyncio.Task[None] | None = None
         self._phase_began: list[tuple[int, str]] = []
@@ -295,7 +296,7 @@ class Execution:
     async def _bury_the_dead(self) -> None:
         for service in self._plan.everyone:
             if isinstance(service, Mortal) and (obituary := service.obituary()) is not None and self._stopping is None:
-                role = "target" if service is self._plan.target else "harness"
+                role = "target" if service in (*self._plan.beside, self._plan.target) else "harness"
                 self._mark("service.died", service.name, obituary=obituary, role=role)
                 self.stop(obituary.partition("; ")[0])
         await asyncio.sleep(0)  # here the run is cancelled, if it is over

@@ -13,9 +13,11 @@ import numpy as np
 
 from busyhour.errors import JournalError
 from busyhour.journal import StoredRun, open_run
-from busyhour.media.codec import codec
-from busyhour.model import MS, SECOND, Operation, Samples
+from busyhour.media.channels import channels
+from busyhour.model import MS, SECOND, Operation
 from busyhour.recording import Figures, Recorded, Sound, badness, worst
+
+__all__ = ["channels", "listen", "reasons", "wav"]
 
 EXAMPLE = "busyhour listen runs/x.journal steady/7 --to call.wav"
 WIDTH = 80
@@ -32,13 +34,6 @@ def listen(journal: Path, call: str | None, to: Path | None, out: TextIO) -> int
         else:
             _write(run, call, to or Path(f"{call.replace(os.sep, '-')}.wav"), out)
     return 0
-
-
-def channels(sound: Sound) -> tuple[Samples, Samples]:
-    """The caller's samples, and those of the agent as the caller heard them: as many of each."""
-    named = codec(sound.codec, sound.rate_hz, little_endian=sound.codec == "L16")
-    caller, agent = (named.decode(bytes(sound.octets(track))) for track in (sound.caller, sound.agent))
-    return caller, agent
 
 
 def wav(sound: Sound) -> bytes:

@@ -20,8 +20,10 @@ LINE_SECONDS = 10.0  # without a terminal: a line now and then, for a log
 
 @asynccontextmanager
 async def shown(progress: Progress, *, console: Console, clock: Clock, title: str) -> AsyncIterator[None]:
-    """Show the progress until the body ends: a live panel on a terminal, a line every 10 s elsewhere."""
-    shower = asyncio.create_task((_panel if console.is_terminal else _lines)(progress, console, clock, title))
+    """Show the progress until the body ends: a live panel on a terminal; a line every 10 s elsewhere, where NO_COLOR is
+    set, and where the terminal cannot move its cursor."""
+    live = console.is_terminal and not console.no_color and not console.is_dumb_terminal
+    shower = asyncio.create_task((_panel if live else _lines)(progress, console, clock, title))
     try:
         yield
     finally:
@@ -42,9 +44,10 @@ async def _lines(progress: Progress, console: Console, clock: Clock, title: str)
         if progress.phase:
             now_ns = clock.now_ns()
             told = [_where(progress, now_ns), _arrivals(progress), *_rows(progress).values()]
-            console.print(f"{title}: {'; '.join(told)}", highlight=False, soft_wrap=True)
+            line = f"{title}: {'; '.join(told)}"
         else:
-            console.print(f"{title}: {progress.doing}", highlight=False)
+            line = f"{title}: {progress.doing}"
+        console.print(Text(line), soft_wrap=not console.is_terminal)  # names are no markup
         await asyncio.sleep(LINE_SECONDS)
 
 
@@ -54,10 +57,11 @@ def render(progress: Progress, now_ns: int, title: str) -> RenderableType:
     if not progress.phase:
         return head
     table = Table.grid(padding=(0, 2))
-    table.add_row("phase", _where(progress, now_ns))
-    table.add_row("arrivals", _arrivals(progress))
-    for name, told in _rows(progress).items():
-        table.add_row(name, told)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {"phase": _where(progress, now_ns), "arrivals": _arrivals(progress), **_rows(progress)}
+    for name, told in rows.items():
+        table.add_row(name, Text(told))  # a phase may be named like markup
     return Group(head, table)
 
 

@@ -80,10 +80,8 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a running service is found, and which processes it is (none: it runs in ours, or elsewhere).
-
-    `handle` is what a fault may take hold of it by: a `processes.Child`, a carrier's `Disturbance`; None if by nothing.
-    """
+    """Where a running service is found, and which processes it is (none: it runs in ours, or elsewhere). `handle` is
+    what a fault may take hold of it by: a `processes.Child`, a carrier's `Disturbance`; None if by nothing."""
 
     url: str
     pids: tuple[int, ...] = ()
@@ -177,6 +175,7 @@ class CallSetup:
     to_number: str = "+15550199"
     codec: str = "PCMU"
     answer_within_ns: int = 10 * SECOND
+    service: str = ""  # that is called, one that stands beside the plan's target; "": the target
     record_ns: int = 0  # how much of the call's sound the line is to keep, if it is `recording.Recordable`
 
 
@@ -301,7 +300,6 @@ class Fault(Protocol):
     @property
     def service(self) -> str:
         """The name of the service it harms ("harness" for ourselves)."""
-        ...
 
     def injected(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> AbstractAsyncContextManager[Proof]:
         """Raises FaultUnavailable, before anything is harmed, where it cannot be done."""
@@ -313,7 +311,6 @@ class Proof(Protocol):
 
     async def effect(self) -> tuple[bool, str]:
         """Whether it took effect so far, and the sentence that says how it is known."""
-        ...
 
 
 class Probe(Protocol):
@@ -394,6 +391,7 @@ class Verdict:
     because: str  # the whole sentence; every report prints it verbatim
     estimate: Estimate | None = None
     proof: str = "unproven"  # "proven", "unproven"; "" for a verdict that no control can be made for
+    limits: tuple[float | None, float | None] = (None, None)  # at least and at most, in the unit of the estimate
 
 
 class Indicator(Protocol):
@@ -487,6 +485,7 @@ class Plan:
     gates: Sequence[Gate]
     carrier: Carrier | None = None  # of a plan with calls
     services: Sequence[Service] = ()
+    beside: Sequence[Service] = ()  # more targets, which only the calls of a workload that names them reach
     probes: Sequence[Probe] = ()
     valid_if: Sequence[Gate] = ()
     controls: Sequence[Control] = ()
@@ -497,4 +496,4 @@ class Plan:
     @property
     def everyone(self) -> Sequence[Service]:
         """All that is started, in that order: each may refer to those before it."""
-        return [*self.services, *([self.carrier] if self.carrier else []), self.target]
+        return [*self.services, *([self.carrier] if self.carrier else []), *self.beside, self.target]

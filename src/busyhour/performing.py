@@ -6,13 +6,15 @@ Arrivals are open: what is due starts when it is due, however the system fares; 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from random import Random
+from types import MappingProxyType
 
 from busyhour.bulk import Bulk, Counts, Stretch
 from busyhour.errors import PlanError
@@ -34,6 +36,12 @@ from busyhour.model import (
 from busyhour.recording import Recordable
 from busyhour.share import WHOLE, Share
 
+LATENCY_EDGES_MS = (
+    *(50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0),
+    *(1200.0, 1500.0, 2000.0, 2500.0, 3000.0, 4000.0, 5000.0, 7500.0, 10_000.0, 20_000.0),
+)
+"""The upper edges of the buckets in which a progress counts response latencies; beyond the last there is one more."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -50,6 +58,8 @@ class Progress:
     turns: int = 0
     missed: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=500))
+    latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_EDGES_MS) + 1))  # of all of the phase
+    latency_ms_sum: float = 0.0
     lateness_p99_ms: float | None = None
     doing: str = "starting"
 
@@ -66,6 +76,8 @@ class Progress:
         self.phase, self.phase_number, self.began_ns = phase.name, number, at_ns
         self.started = self.finished = self.failed = self.dropped = self.turns = self.missed = 0
         self.latencies_ms.clear()
+        self.latency_counts = [0] * len(self.latency_counts)
+        self.latency_ms_sum = 0.0
         self.doing = "calling"
 
     def note(self, operation: Operation) -> None:
@@ -75,7 +87,14 @@ class Progress:
             self.turns += 1
             self.missed += operation.ended_ns is None
             if operation.ended_ns is not None:
-                self.latencies_ms.append(max(0, operation.ended_ns - operation.due_ns) / MS)
+                self.note_latencies([max(0, operation.ended_ns - operation.due_ns) / MS])
+
+    def note_latencies(self, latencies_ms: Iterable[float]) -> None:
+        """Response latencies of turns that were answered."""
+        for latency_ms in latencies_ms:
+            self.latencies_ms.append(latency_ms)
+            self.latency_counts[bisect_left(LATENCY_EDGES_MS, latency_ms)] += 1
+            self.latency_ms_sum += latency_ms
 
     def note_lateness(self, samples: list[tuple[float, int]]) -> None:
         """Of frames, (ms, count) each."""
@@ -100,8 +119,11 @@ class Performance:
         progress: Progress,
         share: Share = WHOLE,
         keeper: Keeper | None = None,
+        endpoints: Mapping[str, Endpoint] = MappingProxyType({}),
     ) -> None:
+        """endpoints: of the services that may be called beside the target."""
         self._clock, self._seed, self._carrier, self._write = clock, seed, carrier, write
+        self._endpoints = endpoints
         self._progress, self._share, self._keeper = progress, share, keeper
         self._bulk: Counts | None = None  # of the phase, if its workload performs it by itself
         self._dropped_untold = 0
@@ -135,7 +157,7 @@ class Performance:
             progress.started, progress.finished = counts.started, counts.finished
             progress.failed, progress.dropped = counts.failed, counts.dropped
             progress.turns, progress.missed = counts.turns, counts.missed
-            progress.latencies_ms.extend(counts.latencies_ms)
+            progress.note_latencies(counts.latencies_ms)
             counts.latencies_ms.clear()
             if counts.lateness_p99_ms is not None:
                 progress.lateness_p99_ms = counts.lateness_p99_ms
@@ -241,6 +263,8 @@ class Performance:
         carrier, keeper = self._carrier, self._keeper
         if carrier is None:
             raise PlanError(f"the call {setup.id} cannot be placed: the plan has no carrier; give it one")
+        if setup.service:
+            target = self._endpoints[setup.service]
         if keeper is not None and (record_ns := keeper.begin(setup.id, arrival)):
             return _recorded(carrier, target, replace(setup, record_ns=record_ns), keeper)
         return carrier.dial(target, setup)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from busyhour.arrivals import Hold
 from busyhour.errors import PlanError
@@ -28,6 +28,14 @@ def _switch(text: str) -> bool:
 
 
 _CONVERTERS: Mapping[str, Callable[[str], object]] = {"str": str, "int": int, "float": float, "bool": _switch}
+
+
+@runtime_checkable
+class Calling(Protocol):
+    """A workload that can call other services than the plan's target."""
+
+    @property
+    def called(self) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,10 @@ def _made(path: Path, plan: object, options: Mapping[str, str]) -> Plan:
         raise PlanError(f"{path}: it defines no `plan`; end the file with `plan = Plan(...)`")
     if isinstance(plan, Plan):
         if options:
-            raise PlanError(f"{path}: it takes no options, but {', '.join(sorted(options))} was given")
+            mend = ""
+            if "scale" in options:
+                mend = "; to be scaled, `plan` must be a function that takes `scale: float = 1.0`"
+            raise PlanError(f"{path}: it takes no options, but {', '.join(sorted(options))} was given{mend}")
         return plan
     if not callable(plan):
         raise PlanError(f"{path}: `plan` is a {type(plan).__name__}; it must be a Plan or a function that returns one")
@@ -97,7 +108,8 @@ def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str
     for name, text in options.items():
         if name not in parameters:
             known = ", ".join(parameters) or "none"
-            problems.append(f"there is no option {name!r}; the plan's options are: {known}")
+            mend = "; to be scaled, its plan() must take `scale: float = 1.0`" if name == "scale" else ""
+            problems.append(f"there is no option {name!r}; the plan's options are: {known}{mend}")
             continue
         annotation = parameters[name].annotation
         kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "str")
@@ -131,6 +143,7 @@ def check(plan: Plan) -> list[str]:
     names = {service.name for service in services}
     for phase in plan.phases:
         problems += _impossible(phase)
+        problems += _strangers(phase, [service.name for service in plan.beside])
     problems += contradictions(plan)
     problems += plan.recording.problems()
     problems += [
@@ -166,6 +179,21 @@ def _impossible(phase: Phase) -> list[str]:
     return problems
 
 
+def _called(phase: Phase) -> list[str]:
+    """Who is called in it beside the plan's target."""
+    return sorted(phase.workload.called) if isinstance(phase.workload, Calling) else []
+
+
+def _strangers(phase: Phase, beside: Sequence[str]) -> list[str]:
+    there = ", ".join(beside) or "nobody"
+    return [
+        f"the phase {phase.name!r} calls {name!r}, which does not stand beside the plan's target ({there} does); "
+        "put it into the plan's beside"
+        for name in _called(phase)
+        if name not in beside
+    ]
+
+
 def _strange_variation(variation: Variation, services: set[str], phases: set[str]) -> list[str]:
     unknown = [s.name for s in variation.services if s.name not in services]
     strays = [name for name in [*variation.faults, *(p.name for p in variation.phases)] if name not in phases]
@@ -183,7 +211,8 @@ def _double(what: str, names: Sequence[str]) -> list[str]:
 
 
 def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> Plan:
-    """The plan with a variation applied, and only the named phases (all, if none is named)."""
+    """The plan with a variation applied, and only the named phases (all, if none is named); of those who stand beside
+    the target, only whom they call."""
     services = {service.name: service for service in variation.services}
     phases = {phase.name: phase for phase in variation.phases}
 
@@ -193,6 +222,7 @@ def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> P
 
     kept = [phase for phase in plan.phases if not only_phases or phase.name in only_phases]
     names = {phase.name for phase in kept}
+    called = {name for phase in kept for name in _called(phases.get(phase.name, phase))}
 
     def readable(gates: Sequence[Gate]) -> list[Gate]:
         # A variation that names its phases shows a gate on many of them some.
@@ -207,6 +237,7 @@ def vary(plan: Plan, variation: Variation, only_phases: Sequence[str] = ()) -> P
         target=services.get(plan.target.name, plan.target),
         carrier=plan.carrier and services.get(plan.carrier.name, plan.carrier),  # type: ignore[arg-type]  # same name, same role
         services=[services.get(service.name, service) for service in plan.services],
+        beside=[services.get(service.name, service) for service in plan.beside if service.name in called],
         phases=[changed(phase) for phase in kept],
         gates=readable(plan.gates),
         valid_if=readable(plan.valid_if),

@@ -20,6 +20,7 @@ from busyhour.descriptors import attainable
 from busyhour.errors import PlanError
 from busyhour.model import Due, Phase, Plan
 from busyhour.workloads.call import Call
+from busyhour.workloads.in_turn import InTurn
 
 DESCRIPTORS_A_CALL = 2
 _SPARE_DESCRIPTORS = 100  # the journal, pipes and links of services, libraries
@@ -46,7 +47,13 @@ def check(plan: Plan, *, processes: int = 1) -> None:
     problems = [
         f"the phase {phase.name!r} places calls, and the plan has no carrier; give it one"
         for phase in plan.phases
-        if isinstance(phase.workload, Call) and plan.carrier is None
+        if _places_calls(phase) and plan.carrier is None
+    ]
+    problems += [
+        f"the phase {phase.name!r} calls {', '.join(sorted(phase.workload.called))} beside the target, which only one "
+        "process can; leave out --processes"
+        for phase in plan.phases
+        if processes > 1 and isinstance(phase.workload, Call | InTurn) and phase.workload.called
     ]
     if problems := [*problems, *shortages(plan, calls=calls, connections=connections)]:
         raise PlanError(problems)
@@ -58,7 +65,7 @@ def shortages(plan: Plan, *, calls: Room, connections: Room) -> Iterator[str]:
         if isinstance(phase.workload, Connecting):
             asked = min(phase.workload.connections, _most_at_once(phase))
             what, fits, setting = "connections", connections, "the connections of its workload"
-        elif isinstance(phase.workload, Call):
+        elif _places_calls(phase):
             asked, what, fits, setting = _most_at_once(phase), "calls", calls, "its at_once"
         else:
             continue
@@ -93,6 +100,11 @@ def fitting(descriptors_each: int, *, descriptors: int, open_files: int, ports: 
         )
     wider = "widen that range" if ports < _MANY_PORTS else "use more machines"
     return Room(by_ports, f"each takes a port of the {ports} in {_PORTS}; {wider}")
+
+
+def _places_calls(phase: Phase) -> bool:
+    workload = phase.workload
+    return isinstance(workload, Call) or (isinstance(workload, InTurn) and workload.places_calls)
 
 
 def _most_at_once(phase: Phase) -> int:

@@ -102,6 +102,7 @@ class Child:
         self._start_within_seconds = start_within_seconds
         self._stop_within_seconds = stop_within_seconds
         self._excuses = 0
+        self._output_bytes = 0  # of what it was before it was started again
         self._spawn()
 
     def _spawn(self) -> None:
@@ -136,6 +137,11 @@ class Child:
         self._link.setblocking(False)
         asyncio.get_running_loop().add_reader(self._link, self._hear_supervisor)
 
+    @property
+    def output_bytes(self) -> int:
+        """How much it has written to its stdout and stderr, in all that it was started as."""
+        return self._output_bytes + self._output.read_bytes
+
     def last_lines(self) -> list[str]:
         """The last 20 lines of its stdout and stderr, as they came; also after its end."""
         return self._output.last_lines()
@@ -145,6 +151,11 @@ class Child:
         if self._stopped_by_us or not self._ended.is_set():
             return None
         return f"{self.name} {self._how_it_ended()}{self._last_words()}"
+
+    async def over(self) -> int | None:
+        """Wait until it has ended. Its exit code, negative of a signal; None if its supervisor was killed with it."""
+        await self._ended.wait()
+        return self._exit_code
 
     # ---------------------------------------------------------------- ending on purpose
 
@@ -177,6 +188,7 @@ class Child:
         if not self._ended.is_set():
             return
         await self._stop(0)  # of the last one, whatever is left
+        self._output_bytes = self.output_bytes
         self._spawn()
         try:
             await self._start()
@@ -317,6 +329,7 @@ class _Output:
 
     def __init__(self, log: BinaryIO | None) -> None:
         self.first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.read_bytes = 0
         self._log = log
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -373,6 +386,7 @@ class _Output:
         return True
 
     def _keep(self, data: bytes) -> None:
+        self.read_bytes += len(data)
         self._kept.append(data)
         self._kept_bytes += len(data)
         while self._kept_bytes - len(self._kept[0]) >= _KEPT_BYTES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from busyhour.carriers.telnyx import TelnyxStream
 from busyhour.carriers.websocket import PlainWebSocket
@@ -26,15 +27,20 @@ CARRIERS: Mapping[str, Callable[[], Carrier]] = {
     "vonage": lambda: PlainWebSocket(wire=vonage()),
     "plivo": lambda: PlainWebSocket(wire=plivo()),
 }
+PATIENCE_SECONDS_MAX = 600.0
 DEFAULT_SAYS = ("hours.today", "smalltalk.thanks", "goodbye.bye")
 
 
 @dataclass
-class _Notes:
+class Notes:
     """What one call left: its operations and what the line itself saw."""
 
     operations: list[Operation] = field(default_factory=list)
     trail: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def call(self) -> Operation:
+        return next(operation for operation in self.operations if operation.kind == "call")
 
 
 def call(
@@ -46,57 +52,94 @@ def call(
 
     Raises PlanError for a wrong URL or utterance, ServiceError when there is no call to be had there.
     """
-    if not url.startswith(("ws://", "wss://")):
-        raise PlanError(f"{url!r} is no media stream; give the agent's WebSocket, like ws://127.0.0.1:8080/media")
-    audios = [_audio(text) for text in says or DEFAULT_SAYS]
-    steps: list[Step] = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in audios)]
-    notes = asyncio.run(_place(CARRIERS[carrier](), url, Scenario("call", steps), codec))
-    placed = next(o for o in notes.operations if o.kind == "call")
-    if placed.detail.get("opened_ns") is None:
-        raise ServiceError(f"no call: {placed.outcome}: {placed.detail['why']}; is the agent running there?")
-    _print(notes, placed, out)
+    address, audios = media_url(url), [spoken(text) for text in says or DEFAULT_SAYS]
+    notes = asyncio.run(_called(carrier_named(carrier), address, conversation(audios, patience_seconds), codec))
+    if notes.call.detail.get("opened_ns") is None:
+        why = f"{notes.call.outcome}: {notes.call.detail['why']}"
+        raise ServiceError(f"no call: {why}; is the agent running there?")
+    write(notes, out)
     return 0 if all(o.outcome == "ok" for o in notes.operations if o.kind in {"call", "turn"}) else 1
 
 
-def _audio(text: str) -> Audio:
+def media_url(url: str) -> str:
+    """The URL of an agent's media socket. Raises PlanError for another."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # no port, no IPv6 address
+        sound = False
+    if not sound:
+        raise PlanError(f"{url!r} is no media stream; give the agent's WebSocket, like ws://127.0.0.1:8080/media")
+    return url
+
+
+def carrier_named(name: str) -> Carrier:
+    """One of CARRIERS. Raises PlanError for another."""
+    if name not in CARRIERS:
+        raise PlanError(f"there is no carrier {name!r}; those that need nothing but a URL are {', '.join(CARRIERS)}")
+    return CARRIERS[name]()
+
+
+def spoken(text: str) -> Audio:
+    """An utterance by its name, a WAV file by its path, or else a text, spoken. Raises PlanError, ServiceError."""
+    if not text.strip():
+        raise PlanError("there is nothing to say; give an utterance like hours.today, a text, or a WAV file")
     if text.endswith(".wav"):
         path = Path(text)
         return from_wav(path, path.stem)
     return rendered(text) if " " in text else utterance(text)
 
 
-async def _place(carrier: Carrier, url: str, scenario: Scenario, codec: str) -> _Notes:
-    notes, clock = _Notes(), SystemClock()
+def conversation(says: Sequence[Audio], patience_seconds: float) -> Scenario:
+    """Hear the greeting out, then say these one after the other. Raises PlanError for a patience that is none."""
+    if not 0 < patience_seconds <= PATIENCE_SECONDS_MAX:
+        words = f"a patience of {patience_seconds:g} s: give more than 0 s, and at most {PATIENCE_SECONDS_MAX:g} s"
+        raise PlanError(words)
+    steps: list[Step] = [Greeting(patience_seconds), *(Say(audio, patience_seconds) for audio in says)]
+    return Scenario("call", steps)
+
+
+async def place(carrier: Carrier, address: str, scenario: Scenario, codec: str) -> Notes:
+    """One call to a target by a carrier that is running. A call that fails is noted, not raised."""
+    notes, clock = Notes(), SystemClock()
 
     @asynccontextmanager
     async def dial(setup: CallSetup) -> AsyncIterator[Line]:
-        async with carrier.dial(Endpoint(url), setup) as line:
+        async with carrier.dial(Endpoint(address), setup) as line:
             try:
                 yield line
             finally:
                 notes.trail.extend(line.trail)
 
-    async with carrier.running({}):
-        arrival = Arrival(
-            id="call/1",
-            phase="call",
-            due_ns=clock.now_ns(),
-            clock=clock,
-            random=Random(0),
-            dial=dial,
-            record=notes.operations.append,
-        )
-        await Call([scenario], CallSetup(id="call/1", codec=codec)).perform(arrival)
+    arrival = Arrival(
+        id="call/1",
+        phase="call",
+        due_ns=clock.now_ns(),
+        clock=clock,
+        random=Random(0),
+        dial=dial,
+        record=notes.operations.append,
+    )
+    await Call([scenario], CallSetup(id="call/1", codec=codec)).perform(arrival)
     return notes
 
 
-def _print(notes: _Notes, call: Operation, out: TextIO) -> None:
+async def _called(carrier: Carrier, address: str, scenario: Scenario, codec: str) -> Notes:
+    async with carrier.running({}):
+        return await place(carrier, address, scenario, codec)
+
+
+def write(notes: Notes, out: TextIO) -> None:
+    """A line for each thing that happened, in seconds since the call began, and one that sums it up."""
+    call = notes.call
     began_ns = call.began_ns or call.due_ns
     events = [*notes.trail, *(event for operation in notes.operations for event in _events(operation))]
-    out.writelines(f"{(at_ns - began_ns) / SECOND:8.3f} s  {words}\n" for at_ns, words in sorted(events))
+    events.sort(key=lambda event: event[0])  # what the line saw comes before what follows from it
+    out.writelines(f"{(at_ns - began_ns) / SECOND:8.3f} s  {words}\n" for at_ns, words in events)
     turns = [o for o in notes.operations if o.kind == "turn"]
     answered = [o for o in turns if o.ended_ns is not None]
-    why = f" ({call.detail['why']})" if call.detail.get("why") else ""
+    said = str(call.detail.get("why") or "").removeprefix(f"{call.outcome}: ")
+    why = f" ({said})" if said else ""
     out.write(f"\ncall: {call.outcome}{why}; {len(answered)} of {len(turns)} turns answered\n")
 
 
@@ -105,7 +148,9 @@ def _events(operation: Operation) -> list[tuple[int, str]]:
     took = "" if ended_ns is None else _ms(ended_ns - operation.due_ns)
     match operation.kind, ended_ns:
         case "greeting", None:
-            return [(began_ns, f"the agent does not greet ({operation.outcome})")]
+            gave_up_ns = operation.detail.get("gave_up_ns")
+            at_ns = gave_up_ns if isinstance(gave_up_ns, int) else began_ns
+            return [(at_ns, f"the agent does not greet ({operation.outcome})")]
         case "greeting", int():
             return [(ended_ns, f"the agent greets, {took} after it took the call")]
         case "turn", _:

@@ -38,6 +38,8 @@ EVERY: list[Callable[[Telnyx], Fault]] = [
     lambda c: faults.ReorderedMedia(c, 0.2),
     lambda c: faults.Gaps(c, 100, every_ms=500),
     faults.HalfOpen,
+    faults.BrokenMedia,
+    faults.RefusedMedia,
     lambda c: DtmfFlood(c, per_second=50),
 ]
 
@@ -364,6 +366,58 @@ async def test_nothing_flows_over_a_half_open_socket_and_then_it_does() -> None:
         again = await next_of(line, HeardKind.ONSET)
         assert first.at_ns < offset.at_ns < lifted_ns <= again.at_ns
         assert "that did not flow" in await proven(proof)
+
+
+async def test_a_media_socket_breaks_without_a_word() -> None:
+    closes: list[int | None] = []
+
+    async def told(_agent: Agent, ws: web.WebSocketResponse) -> None:
+        async for _ in ws:
+            pass
+        closes.append(ws.close_code)
+
+    agent = Agent(told)
+    agent.answers()
+    make = lambda c: faults.BrokenMedia(c, after_ms=50)  # noqa: E731
+    telnyx = Telnyx(webhook_retry_ms=20, hangup_within_seconds=0.1)
+    async with disturbed(make, agent, telnyx) as (target, _, proof), telnyx.dial(target, SETUP) as line:
+        assert (ended := await next_of(line, HeardKind.ENDED)).detail.startswith("lost: ")
+        assert "broke without a close frame" in ended.detail
+        assert await agent.told("streaming.stopped")
+        assert "1 media sockets broken off at telnyx" in await proven(proof)
+    assert closes == [1006]  # RFC 6455, 7.1.5: no closing frame was received
+
+
+async def test_a_share_of_the_media_sockets_breaks() -> None:
+    agent = Agent(silent)
+    agent.answers()
+    make = lambda c: faults.BrokenMedia(c, after_ms=0, share=0.5, seed=1)  # noqa: E731
+    telnyx = Telnyx(hangup_within_seconds=0.1)
+    async with disturbed(make, agent, telnyx) as (target, _, proof):
+        lost = []
+        for _ in range(8):
+            async with telnyx.dial(target, SETUP) as line:
+                heard = await line.hear(CLOCK.now_ns() + 400 * MS)
+                lost.append(heard is not None and heard.kind is HeardKind.ENDED)
+        assert 0 < sum(lost) < 8
+        assert f"{sum(lost)} media sockets broken off" in (await proof.effect())[1]
+
+
+async def test_a_media_socket_cannot_be_opened_and_the_agent_is_told() -> None:
+    agent = Agent(silent)
+    agent.answers()
+
+    async def hang_up(call: str) -> None:
+        await agent.command(call, "hangup")
+
+    agent.on["streaming.failed"] = hang_up
+    async with disturbed(faults.RefusedMedia, agent) as (target, telnyx, proof):
+        with pytest.raises(CallFailed, match="the carrier does not get through to it"):
+            async with telnyx.dial(target, SETUP):
+                pass
+        assert await agent.told("streaming.failed")
+        assert agent.paths == []
+        assert "1 media streams that were not opened at telnyx" in (await proof.effect())[1]
 
 
 async def test_the_caller_loses_what_is_lost_on_its_way_to_the_caller() -> None:

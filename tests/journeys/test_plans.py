@@ -14,11 +14,6 @@ from typing import Any
 
 import pytest
 
-from busyhour.gates import NoLeak
-from busyhour.model import Due
-from busyhour.planfile import load
-from busyhour.workloads.idle import Idle
-
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
@@ -109,14 +104,3 @@ def test_the_soak_plan_without_its_hours(tmp_path: Path) -> None:
     kept = "private dirty memory kept per call by voice-agent from {} <= 5000 KB"
     wanted = (kept.format("warm-up to batch 3"), kept.format("given up 1 to given up 4"))
     check(plan, *wanted, "the target stayed up", folder=tmp_path)  # what is left so soon after calls, may go yet
-
-
-@pytest.mark.parametrize(("scale", "calls", "certified"), [(1, 72, True), (0.2, 14, True), (0.05, 3, False)])
-def test_the_hours_of_the_soak_plan(scale: float, calls: int, certified: bool) -> None:
-    plan = load(ROOT / "plans/soak.py", {"scale": str(scale)}).plan
-    idle, soak = plan.phases[:2]
-    assert isinstance(idle.workload, Idle)
-    assert idle.workload.seconds == pytest.approx(2 * 3600 * scale)
-    due = [soak.arrivals.due_ns(number, number, 0) for number in range(calls + 2)]
-    assert sum(not isinstance(one, Due) for one in due) in {calls, calls + 1}
-    assert any(isinstance(gate, NoLeak) for gate in plan.gates) is certified

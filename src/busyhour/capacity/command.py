@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from busyhour.capacity.finding import Capacity, Settings, find
 from busyhour.capacity.level import phase_of
-from busyhour.capacity.telling import lines_of, report, told
+from busyhour.capacity.telling import document, lines_of, report, told
 from busyhour.clock import wall_time
 from busyhour.errors import JournalError, PlanError
 from busyhour.model import EXIT_CODE, Outcome
@@ -54,10 +54,15 @@ def arguments(sub: argparse.ArgumentParser, plan_options: Callable[[argparse.Arg
     sub.add_argument("--journals", metavar="FOLDER", help="where to keep them (default: runs/capacity-PLAN-TIME)")
     sub.add_argument("--seed", type=int, default=0, help="of the callers' random choices (default 0)")
     sub.add_argument("--json", metavar="FILE", help="write the result as JSON too")
+    sub.add_argument("--html", metavar="FILE", help="write the curve to look at: one HTML file")
 
 
-def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *, console: Console) -> int:
+def capacity(
+    chosen: argparse.Namespace, file: PlanFile, files: Sequence[tuple[str, TextIO]], *, console: Console
+) -> int:
     """Search, print each level as it is known, then what it all came to; returns the exit code.
+
+    files: where else to write the result, as "json" or "html".
 
     Raises PlanError before anything is started for what is wrong with plan or flags; JournalError, ServiceError.
     """
@@ -85,7 +90,7 @@ def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *,
     for news in find(file, phase, settings, folder=folder, console=console):
         if isinstance(news, Capacity):
             found = news
-            _conclude(news, json)
+            _conclude(news, files)
         else:
             sys.stdout.writelines(f"{line}\n" for line in told(news, file.plan.target.name))
         sys.stdout.flush()
@@ -93,15 +98,21 @@ def capacity(chosen: argparse.Namespace, file: PlanFile, json: TextIO | None, *,
     return exit_code(found, chosen.at_least)
 
 
-def _conclude(found: Capacity, json: TextIO | None) -> None:
+def _conclude(found: Capacity, files: Sequence[tuple[str, TextIO]]) -> None:
     sys.stdout.writelines(f"{line}\n" for line in ("", *lines_of(found)))
     sys.stdout.write(f"\njournals: {found.folder}\n")
-    if json is not None:
+    for form, out in files:
         try:
-            report(found, json)
-            json.flush()
+            (_page if form == "html" else report)(found, out)
+            out.flush()
         except OSError as error:
-            raise JournalError(f"{json.name}: the result cannot be written there: {error.strerror}") from None
+            raise JournalError(f"{out.name}: the result cannot be written there: {error.strerror}") from None
+
+
+def _page(found: Capacity, out: TextIO) -> None:
+    from busyhour.reports.html import page, tabled  # noqa: PLC0415  (templates and codecs, which few searches need)
+
+    page.write_sections(f"Capacity of {found.target} in {found.phase}", [tabled.capacity(document(found))], out)
 
 
 def exit_code(found: Capacity, at_least: int | None) -> int:

@@ -206,11 +206,12 @@ def _counted(count: int, noun: str) -> str:
 
 def report(capacity: Capacity, out: TextIO) -> None:
     """Write one JSON object and a newline to `out`."""
-    json.dump(_object(capacity), out, indent=2, allow_nan=False)
+    json.dump(document(capacity), out, indent=2, allow_nan=False)
     out.write("\n")
 
 
-def _object(capacity: Capacity) -> Mapping[str, JSON]:
+def document(capacity: Capacity) -> Mapping[str, JSON]:
+    """What there is to tell of it, for programs and pages."""
     answer, cores, a_core = capacity.answer, _cores(capacity), calls_a_core(capacity)
     mean = sum(cores) / len(cores) if cores else None
     return {

@@ -167,6 +167,11 @@ class AgentSocket(WSListener):
             self._transport.disconnect()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.disconnect, False)
 
+    def break_off(self) -> None:
+        """Let the connection go without a closing frame, as if the network had; `closed` tells that it broke."""
+        if self._transport is not None:
+            self._transport.disconnect(False)
+
     async def closed(self) -> Closed:
         """Wait until it is closed. An exception of our own callbacks is raised here: it is a bug."""
         try:

@@ -175,6 +175,10 @@ class MediaSocket:
         """Close it from our side; what arrives from now on is not heard."""
         self._socket.close(code)
 
+    def break_off(self) -> None:
+        """The connection is gone, without a closing frame; `closed` tells of it."""
+        self._socket.break_off()
+
     @property
     def opened(self) -> bool:
         return self._socket.opened

@@ -16,7 +16,7 @@ from busyhour.errors import ProtocolError
 from busyhour.media.codec import FRAMES_PER_SECOND, Codec, resample
 from busyhour.media.leg import Leg
 from busyhour.media.studio import Studio
-from busyhour.model import JSON, Samples
+from busyhour.model import JSON, MS, Samples
 
 CONNECT_SECONDS = 5.0
 FORKS_MAX = 16  # in one call
@@ -197,6 +197,9 @@ class MediaStream:
         try:
             if not self._owner.may_reach(channel.url):
                 raise Refused(f"{channel.url} is neither on this machine nor where the target is; set its public URL")
+            if (trouble := self._studio.disturbance).befalling("stream.refused", channel.id) is not None:
+                trouble.count("stream.refused")
+                raise Refused(f"{channel.url}: the carrier does not get through to it")
             self._owner.stream_dialled(channel)
             await socket.open(channel.url, headers=channel.headers, timeout_seconds=CONNECT_SECONDS)
         except Refused as refused:
@@ -256,6 +259,15 @@ class MediaStream:
             self.leg.open(self.leg.opened_ns or at_ns)
         self._owner.note(f"media stream open: {channel.url}")
         self._owner.stream_opened(channel)
+        if (vice := self._studio.disturbance.befalling("stream.broken", channel.id)) is not None:
+            self._background.spawn(self._break(socket, at_ns + round(vice.ms * MS)))
+
+    async def _break(self, socket: MediaSocket, at_ns: int) -> None:
+        """The fault stream.broken: what is left of the stream then is gone, and nobody takes his leave."""
+        await self._clock.sleep_until(at_ns)
+        if self._socket is socket:
+            self._studio.disturbance.count("stream.broken")
+            socket.break_off()
 
     def _shorten(self) -> None:
         """Let the leg's frames go the shortest way to the socket: most streams have no fork, and one codec."""

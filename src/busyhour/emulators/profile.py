@@ -107,7 +107,9 @@ def read(path: Path, vendor: str) -> Profile:
             raise PlanError(f"{path}: a profile is far smaller than {_BYTES_AT_MOST >> 20} MB; is it another file?")
         form = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise PlanError(f"{path}: the profile cannot be read: {problem.strerror}") from None
+        raise PlanError(
+            f"{path}: the profile cannot be read: {problem.strerror}; `busyhour learn` writes one"
+        ) from None
     except (ValueError, RecursionError):
         raise _corrupt(path, "it is not JSON") from None
     if not isinstance(form, dict) or _KEY not in form:

@@ -323,6 +323,18 @@ def HalfOpen(carrier: Service, **when: Unpack[When]) -> Disturbed:  # noqa: N802
     return _vice(carrier, "media half open", vice, "frames and marks that did not flow", _whole(when))
 
 
+def BrokenMedia(carrier: Service, after_ms: float = 2000, **when: Unpack[Some]) -> Disturbed:  # noqa: N802  (a noun)
+    """The media socket of a call breaks so long after it was opened: the connection is gone, and nobody took his leave.
+    Which calls it befalls is drawn when their sockets open."""
+    vice = Vice(kind="stream.broken", ms=after_ms)
+    return _vice(carrier, f"media broken after {after_ms:g} ms", vice, "media sockets broken off", when)
+
+
+def RefusedMedia(carrier: Service, **when: Unpack[Some]) -> Disturbed:  # noqa: N802  (a noun in a plan)
+    """The carrier does not get through to the agent's media socket, and tells the agent so (`streaming.failed`)."""
+    return _vice(carrier, "media refused", Vice(kind="stream.refused"), "media streams that were not opened", when)
+
+
 def _directions(towards: Towards) -> frozenset[Direction]:
     if towards not in ("to agent", "to caller", "both"):
         raise PlanError(f"media flow to agent, to caller or both, not {towards!r}")

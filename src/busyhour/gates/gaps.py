@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
+from busyhour.columns import Bools, Ints, OperationColumns, SampleColumns, operations_of, samples_of
 from busyhour.model import JSON, SECOND, Mark, Operation, Run, Sample
 from busyhour.statistics.wording import number
 
@@ -104,6 +107,24 @@ class Watched:
         samples = self._run.samples(source, name, phase)
         return [one for one in samples if not any(gap.holds(one.at_ns) for gap in self._gaps)]
 
+    def operation_columns(
+        self, kind: str, phase: str | None = None, *, instants: Sequence[str] = (), texts: Sequence[str] = ()
+    ) -> OperationColumns:
+        """What `operations` says, as columns."""
+        asked = tuple(dict.fromkeys([*instants, "gave_up_ns"]))
+        columns = operations_of(self._run, kind, phase, instants=asked, texts=texts)
+        left_out = self._overlap(columns)
+        of_words = np.array([int(self._calls.get(word, -1)) for word in columns.call.words])
+        if len(columns):
+            of_calls = of_words[columns.call.codes]
+            left_out = np.where(of_calls < 0, left_out, of_calls == 1)
+        return columns.taken(~left_out)
+
+    def sample_columns(self, source: str, name: str, phase: str | None = None) -> SampleColumns:
+        """What `samples` says, as columns."""
+        columns = samples_of(self._run, source, name, phase)
+        return columns.taken(~self._any_overlap(columns.at_ns, columns.at_ns))
+
     def marks(self, kind: str) -> Sequence[Mark]:
         marks = self._run.marks(kind)
         if kind not in _COUNTS:
@@ -136,13 +157,33 @@ class Watched:
     @cached_property
     def _arrived(self) -> Mapping[tuple[str, str, bool], int]:
         """How many by phase, kind, and whether they are left out."""
-        found = (one for kind in _ARRIVALS for one in self._run.operations(kind))
-        return Counter((one.phase, one.kind, self._left_out(one)) for one in found)
+        found: Counter[tuple[str, str, bool]] = Counter()
+        for kind in _ARRIVALS:
+            arrived = operations_of(self._run, kind).phase.counts()
+            kept = dict(self.operation_columns(kind).phase.counts())
+            for phase, count in arrived:
+                found[phase, kind, False] += kept.get(phase, 0)
+                found[phase, kind, True] += count - kept.get(phase, 0)
+        return +found
 
     @cached_property
     def _calls(self) -> Mapping[str, bool]:
         """Whether a call is left out."""
-        return {call.id: self._overlapping(call) for call in self._run.operations("call")}
+        calls = operations_of(self._run, "call", instants=("gave_up_ns",))
+        left_out = self._overlap(calls).tolist()
+        return {calls.call[i]: left_out[i] for i in range(len(calls))}
+
+    def _overlap(self, operations: OperationColumns) -> Bools:
+        """As `_overlapping`, of each."""
+        began_ns = np.minimum(operations.due_ns, operations.since_ns)
+        ends = [operations.ended_ns, operations.instants["gave_up_ns"], began_ns]
+        return self._any_overlap(began_ns, np.maximum.reduce(ends))
+
+    def _any_overlap(self, began_ns: Ints, ended_ns: Ints) -> Bools:
+        found = np.zeros(len(began_ns), dtype=np.bool_)
+        for gap in self._gaps:
+            found |= (began_ns <= gap.until_ns) & (ended_ns >= gap.from_ns)
+        return found
 
     def _overlapping(self, operation: Operation) -> bool:
         began_ns = min(operation.due_ns, operation.due_ns if operation.began_ns is None else operation.began_ns)

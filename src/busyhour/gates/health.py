@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
+from busyhour.columns import operations_of, samples_of
 from busyhour.errors import TWIN_CANNOT
 from busyhour.gates.gaps import segments, stood_still, unwatched
 from busyhour.gates.limits import Holds
@@ -43,9 +46,10 @@ def _of_last_segment(run: Run, kind: str) -> list[Mark]:
 def _last_ns(run: Run) -> int:
     """The last instant the journal knows of."""
     marks = [mark.at_ns for kind in _TOLD_OF for mark in run.marks(kind)]
-    ends = [call.ended_ns or call.due_ns for kind in ("call", "turn", "speech") for call in run.operations(kind)]
-    samples = [sample.at_ns for name in ("loop_lag_ms", "send_lateness_ms") for sample in run.samples("harness", name)]
-    return max(*marks, *ends, *samples, 0)
+    operations = [operations_of(run, kind) for kind in ("call", "turn", "speech")]
+    ends = [int(np.where(some.ended, some.ended_ns, some.due_ns).max(initial=0)) for some in operations]
+    samples = [samples_of(run, "harness", name).at_ns for name in ("loop_lag_ms", "send_lateness_ms")]
+    return max([*marks, *ends, *(int(at_ns.max(initial=0)) for at_ns in samples)])
 
 
 def _after(run: Run, at_ns: int) -> str:
@@ -139,11 +143,11 @@ def _told(run: Run) -> Comparison:
 
 def _able(run: Run) -> Comparison:
     """No agent asked for what only the real carrier can do: a call that ends of it is not the agent's failure."""
-    calls = run.operations("call")
-    beyond = [call for call in calls if call.outcome == TWIN_CANNOT]
-    if not beyond:
+    calls = operations_of(run, "call", texts=("why",))
+    beyond = calls.taken(calls.outcome.are(TWIN_CANNOT))
+    if not len(beyond):
         return Comparison(Outcome.PASS, "")
-    why = "; ".join(dict.fromkeys(str(call.detail.get("why", "")) for call in beyond))
+    why = "; ".join(dict.fromkeys(beyond.texts["why"]))
     return Comparison(Outcome.INVALID, f"in {len(beyond)} of {len(calls)} calls it could not: {why}")
 
 

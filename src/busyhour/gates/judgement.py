@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from busyhour.gates.gaps import Watched
 from busyhour.gates.health import HARNESS, TARGET, not_carried_out
+from busyhour.gates.limits import AtMost, Between
+from busyhour.indicators.stages import Diagnosis, Missed, diagnose
 from busyhour.model import EXIT_CODE, Estimate, Gate, Outcome, Plan, Run, Table, Verdict
 
 _BADNESS = list(Outcome)
@@ -31,12 +33,14 @@ class Tabled:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`validity` is what was asked of the harness, `verdicts` what was asked of the target; `tables` judge nothing."""
+    """`validity` is what was asked of the harness, `verdicts` what was asked of the target; `tables` judge nothing, nor
+    do `diagnoses`: which stage owns a latency whose gate is FAIL or INCONCLUSIVE."""
 
     verdicts: tuple[Verdict, ...]
     validity: tuple[Verdict, ...]
     outcome: Outcome
     tables: tuple[Tabled, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -63,7 +67,18 @@ def judge(plan: Plan, run: Run) -> Judgement:
     verdicts = (*(_built_in(check, run) for check in TARGET), *(_proved(gate, seen, idle) for gate in plan.gates))
     least = Outcome.PASS if plan.gates else Outcome.NOT_RUN
     tables = tuple(Tabled.of(table, seen) for table in plan.tables)
-    return Judgement(verdicts, validity, worst([least, *(verdict.outcome for verdict in verdicts)]), tables)
+    outcome = worst([least, *(verdict.outcome for verdict in verdicts)])
+    return Judgement(verdicts, validity, outcome, tables, diagnose(seen, _missed(plan.gates, verdicts[len(TARGET) :])))
+
+
+def _missed(gates: Iterable[Gate], verdicts: Iterable[Verdict]) -> list[Missed]:
+    """The limits from above that were not shown to be kept."""
+    return [
+        Missed(gate.name, gate.indicator, verdict.estimate.value)
+        for gate, verdict in zip(gates, verdicts, strict=True)
+        if isinstance(gate, AtMost | Between) and verdict.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}
+        if verdict.estimate is not None and verdict.estimate.value is not None
+    ]
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 
 from busyhour.errors import PlanError
-from busyhour.indicators.growth import Life, batch, longest_life
+from busyhour.indicators.growth import READ_AS, Growing, Life, batch, longest_life, unbroken
+from busyhour.indicators.shapes import processes_of
+from busyhour.indicators.unread import why_unread
 from busyhour.model import Estimate, Outcome, Phase, Run, Service, Verdict
 from busyhour.statistics.leaks.cause import Cause, Sensor, cause
 from busyhour.statistics.leaks.counts import Residue, judge_counts
@@ -20,6 +22,7 @@ _OUTCOMES = {
     Finding.NO_LEAK: Outcome.PASS,
     Finding.STEP: Outcome.PASS,  # it grew once, and stayed
 }
+_BADNESS = list(Outcome)
 COUNTED = (Sensor.DESCRIPTORS, Sensor.THREADS, Sensor.TASKS, Sensor.SOCKETS, Sensor.CHILDREN)
 
 
@@ -64,28 +67,36 @@ class NoLeak:
         return _names(self.within)
 
     def judge(self, run: Run) -> Verdict:
-        life = longest_life(run, _name(self.watched), self.phases)
+        """Of the harness, where it was several processes, the worst of them."""
+        verdicts = [self._of(run, process) for process in processes_of(run, _name(self.watched))]
+        return max(verdicts, key=lambda verdict: _BADNESS.index(verdict.outcome))
+
+    def _of(self, run: Run, process: str) -> Verdict:
+        life = longest_life(run, process, self.phases)
         if not any(sensor in life.traces for sensor in _MEMORY):
-            why = f"memory of {_name(self.watched)} was not read; give the plan a probe of it: Process(service)"
-            return Verdict(self.name, Outcome.NOT_RUN, why)
+            why = _unread(run, process, _MEMORY) or "give the plan a probe of it: Process(service)"
+            return Verdict(self.name, Outcome.NOT_RUN, f"memory of {process} was not read; {why}")
         found = cause(
             life.traces, limit_mb_per_hour=self.mb_per_hour, alpha=self.alpha, settling_hours=self.settling_hours
         )
         sensor = next(sensor for sensor in _MEMORY if sensor in found.trends)
         trend = found.trends[sensor]
         outcome = _OUTCOMES.get(found.finding, Outcome.INCONCLUSIVE)
-        return Verdict(self.name, outcome, self._sentence(sensor, life, found), self._estimate(sensor, life, trend))
+        who = f"{sensor} of {process}"
+        sentence, estimate = self._sentence(who, life, found, trend), self._estimate(who, life, sensor, trend)
+        if sensor is not _MEMORY[0] and (why := _unread(run, process, _MEMORY[:1])):
+            sentence += f"; {_MEMORY[0]} was not read: {why}"
+        return Verdict(self.name, outcome, sentence, estimate, limits=(None, self.mb_per_hour))
 
-    def _estimate(self, sensor: Sensor, life: Life, trend: Trend) -> Estimate:
-        what, n = f"growth of {sensor} of {_name(self.watched)}", len(life.traces[sensor].value)
+    def _estimate(self, who: str, life: Life, sensor: Sensor, trend: Trend) -> Estimate:
+        what, n = f"growth of {who}", len(life.traces[sensor].value)
         slope = trend.slope
         if slope is None:
             return Estimate(what, "MB/h", n, None, None, None)
-        return Estimate(what, "MB/h", n, slope.value, slope.low, slope.high)
+        return Estimate(what, "MB/h", n, slope.value, slope.low, slope.high, Growing(trend, life, sensor))
 
-    def _sentence(self, sensor: Sensor, life: Life, found: Cause) -> str:
-        trend = found.trends[sensor]
-        told = [f"{sensor} of {_name(self.watched)}: {found.finding}"]
+    def _sentence(self, who: str, life: Life, found: Cause, trend: Trend) -> str:
+        told = [f"{who}: {found.finding}"]
         if trend.slope is not None:
             told.append(f"{_slope(trend.slope.value, trend.slope.low, trend.slope.high)} MB/h")
         if trend.per_call is not None:
@@ -106,11 +117,15 @@ class NoLeak:
             smallest = f"the smallest leak this run could have seen is {number(trend.smallest_detectable)} MB/h"
             if trend.smallest_detectable_per_call is not None and isfinite(trend.smallest_detectable_per_call):
                 smallest += f", {number(1000 * trend.smallest_detectable_per_call)} KB per call"
-            told.append(smallest)
+            told.append(f"{smallest}, a warm-up of up to {number(self.settling_hours)} h allowed for")
         if trend.needed_hours is not None and trend.finding in (Finding.INCONCLUSIVE, Finding.SUSPECT):
             needed = trend.needed_hours
             told.append("no length of run would decide at this limit" if needed == inf else f"{number(needed)} h would")
         return told
+
+
+def _unread(run: Run, service: str, sensors: Sequence[Sensor]) -> str:
+    return why_unread(run, service, [name for sensor in sensors for name, _ in READ_AS[sensor]])
 
 
 def _slope(value: float, low: float, high: float) -> str:
@@ -126,8 +141,9 @@ class NothingLeft:
     """When the calls of a batch are over, nothing is left of them: no descriptor, thread, task, socket or process.
 
     batches: phases, each of which is a batch of calls; what is there after the first is the baseline, so that it takes
-    four to tell. FAIL when a counter grew in three batches in a row; PASS when none did, and all could be read. Raises
-    PlanError for fewer than four batches, or no counters.
+    four to tell. FAIL when a counter grew in three batches in a row; PASS when none did, and all could be read. Where
+    another process came into the place of the first, those of one process that are most are judged. Raises PlanError
+    for fewer than four batches, or no counters.
     """
 
     watched: Service | str
@@ -149,10 +165,15 @@ class NothingLeft:
         return _names(self.batches)
 
     def judge(self, run: Run) -> Verdict:
-        first, *others = (batch(run, _name(self.watched), phase, self.counters) for phase in self.phases)
+        name = _name(self.watched)
+        phases, broken = unbroken(run, name, self.phases)
+        first, *others = (batch(run, name, phase, self.counters) for phase in phases)
         others = [one for one in others if one.total]
         if not first.counts or not others:
-            missing = "no counter was read" if not first.counts else "no calls in the batches after the first"
+            missing = f"no calls in the batches after the first{broken}"
+            if not first.counts:
+                why = _unread(run, name, self.counters)
+                missing = f"no counter was read{f': {why}' if why else ''}"
             return Verdict(self.name, Outcome.NOT_RUN, f"{self.name}: {missing}")
         found = judge_counts(first.counts, others)
         unread = [counter for counter in self.counters if counter not in first.counts]
@@ -161,7 +182,7 @@ class NothingLeft:
         if leaks:
             return Verdict(self.name, Outcome.FAIL, f"{self.name}: {'; '.join(map(_left, leaks))}")
         unsure = [f"{one.counter}: {one.because}" for one in found if one.finding is not Finding.NO_LEAK]
-        clean = f"{calls} calls in {len(others)} batches"
+        clean = f"{calls} calls in {len(others)} batches{broken}"
         if most := max((one.chance.high for one in found if one.chance is not None), default=None):
             clean += f", so that fewer than {number(100 * most)} % of calls leave anything"
         note = f" ({', '.join(unread)}: not read)" if unread else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 
 from busyhour.errors import PlanError
+from busyhour.indicators.unread import why_unmeasured
 from busyhour.model import Comparison, Estimate, Evidence, Indicator, Outcome, Run, Verdict
 from busyhour.statistics.wording import exactly, number, spread, with_unit
 
@@ -49,7 +50,8 @@ class AtMost:
 
     def judge(self, run: Run) -> Verdict:
         limit = with_unit(exactly(self.limit), self.unit)
-        return _Weighing(self.name, self.indicator, self.unit, (self.limit,), f"within {limit}", f"over {limit}").judge(
+        bounds = (None, self.limit)
+        return _Weighing(self.name, self.indicator, self.unit, bounds, f"within {limit}", f"over {limit}").judge(
             run, lambda evidence, limits: evidence.at_most(limits[0], self.alpha)
         )
 
@@ -76,7 +78,8 @@ class AtLeast:
 
     def judge(self, run: Run) -> Verdict:
         limit = with_unit(exactly(self.limit), self.unit)
-        weighing = _Weighing(self.name, self.indicator, self.unit, (self.limit,), f"at least {limit}", f"below {limit}")
+        bounds = (self.limit, None)
+        weighing = _Weighing(self.name, self.indicator, self.unit, bounds, f"at least {limit}", f"below {limit}")
         return weighing.judge(run, lambda evidence, limits: evidence.at_least(limits[0], self.alpha))
 
 
@@ -153,18 +156,24 @@ class _Weighing:
     gate: str
     indicator: Indicator
     unit: str
-    limits: tuple[float, ...]
+    bounds: tuple[float | None, float | None]  # at least, at most
     kept: str  # "within 800 ms"
     broken: str  # "over 800 ms"
 
+    @property
+    def limits(self) -> tuple[float, ...]:
+        return tuple(bound for bound in self.bounds if bound is not None)
+
     def judge(self, run: Run, compare: Callable[[Evidence, Sequence[float]], Comparison]) -> Verdict:
         estimate = self.indicator(run)
-        if estimate.value is None:
-            return Verdict(self.gate, Outcome.NOT_RUN, self._unmeasured(run), estimate)
         factor = _factor(self.unit, self.indicator.unit) or 1.0
+        low, high = (None if bound is None else _rounded(bound * factor) for bound in self.bounds)
+        if estimate.value is None:
+            return Verdict(self.gate, Outcome.NOT_RUN, self._unmeasured(run), estimate, limits=(low, high))
         evidence = estimate.evidence or _Ends(estimate.low, estimate.high)
         comparison = compare(evidence, [_rounded(limit * factor) for limit in self.limits])
-        return Verdict(self.gate, comparison.outcome, self._sentence(estimate, comparison, factor), estimate)
+        sentence = self._sentence(estimate, comparison, factor)
+        return Verdict(self.gate, comparison.outcome, sentence, estimate, limits=(low, high))
 
     def _sentence(self, estimate: Estimate, comparison: Comparison, factor: float) -> str:
         value, low, high = (None if x is None else x / factor for x in (estimate.value, estimate.low, estimate.high))
@@ -185,6 +194,8 @@ class _Weighing:
         missed = [phase for phase in self.indicator.phases if phase not in began]
         if missed:
             return f"{self.indicator.what} was not measured: {_phases(missed)} did not begin"
+        if why := why_unmeasured(run, self.indicator):
+            return f"{self.indicator.what} was not measured: {why}"
         if not self.indicator.phases:
             return f"{self.indicator.what} was not measured: the run gave no reading of it"
         calls = sum(len(run.operations("call", phase)) for phase in self.indicator.phases)
@@ -251,6 +262,12 @@ def _factor(unit: str, wanted: str) -> float | None:
     if unit not in _UNITS or wanted not in _UNITS or _UNITS[unit][0] != _UNITS[wanted][0]:
         return None
     return _UNITS[unit][1] / _UNITS[wanted][1]
+
+
+def converted(value: float, unit: str, wanted: str) -> float | None:
+    """A number of `unit` in `wanted`: 0.8 s is 800 ms; None when they do not go together."""
+    factor = _factor(unit, wanted)
+    return None if factor is None else _rounded(value * factor)
 
 
 def _rounded(value: float) -> float:

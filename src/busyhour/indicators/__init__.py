@@ -13,6 +13,8 @@ from busyhour.errors import PlanError
 from busyhour.indicators import readings, vendors
 from busyhour.indicators.cost import Cost, Prices, list_prices
 from busyhour.indicators.growth import KeptPerCall
+from busyhour.indicators.halves import SecondOverFirst
+from busyhour.indicators.probing import CpuPerCall, SampleGrowth, SampleMean
 from busyhour.indicators.requests import ErrorRate, RequestLatency, RequestRate
 from busyhour.indicators.shapes import (
     CountOf,
@@ -25,12 +27,13 @@ from busyhour.indicators.shapes import (
     across,
     lowest,
 )
-from busyhour.model import JSON, Phase, Service
+from busyhour.model import JSON, Indicator, Phase, Service
 from busyhour.statistics.leaks.cause import Sensor
 
 __all__ = [
     "Cost",
     "CountOf",
+    "CpuPerCall",
     "Dropped",
     "ErrorRate",
     "EventsPer",
@@ -40,7 +43,10 @@ __all__ = [
     "QuantileOf",
     "RequestLatency",
     "RequestRate",
+    "SampleGrowth",
+    "SampleMean",
     "SampleQuantile",
+    "SecondOverFirst",
     "ShareOf",
     "across",
     "agent_interruptions",
@@ -50,14 +56,20 @@ __all__ = [
     "call_success",
     "cost_per_call",
     "cost_per_minute",
+    "cpu_per_call",
     "dead_air",
     "dropped",
     "error_rate",
     "failover_time",
     "first_audio_latency",
+    "growth_per_call",
+    "growth_per_hour",
     "kept_per_call",
+    "log_per_call",
+    "log_per_hour",
     "loop_lag",
     "lowest",
+    "mean_probed",
     "mean_response_latency",
     "missed_turns",
     "probed",
@@ -66,6 +78,7 @@ __all__ = [
     "request_rate",
     "response_latency",
     "said",
+    "second_half_over_first",
     "send_lateness",
     "sensible_speech",
     "service_latency",
@@ -309,13 +322,79 @@ def dropped(*phases: Phase | str) -> Dropped:
     return Dropped(tuple(_name(phase) for phase in phases))
 
 
-def probed(service: str, name: str, q: float = 1.0, phase: Phase | str | None = None) -> SampleQuantile:
-    """A quantile of a probe's samples, by default the highest: `probed("agent", "rss_mb")`. Its unit ends the name."""
-    units = {"ms": "ms", "s": "s", "mb": "MB", "pct": "%"}
-    stem, _, end = name.rpartition("_")
-    plain = (stem if end in units and stem else name).replace("_", " ")
-    where = None if phase is None else _name(phase)
-    return SampleQuantile(f"{plain} of {service}", service, name, q, units.get(end, ""), where)
+_UNITS = {"ms": "ms", "s": "s", "mb": "MB", "kb": "KB", "bytes": "bytes", "pct": "%"}
+
+
+def _reading(service: Service | str, name: str) -> tuple[str, str, str]:
+    """The service's name, what the reading is called, and its unit."""
+    watched = service if isinstance(service, str) else service.name
+    per_second = name.endswith("_per_second")
+    stem, _, end = name.removesuffix("_per_second").rpartition("_")
+    has_unit = bool(stem) and end in _UNITS
+    plain = (stem if has_unit else name.removesuffix("_per_second")).replace("_", " ")
+    unit = _UNITS[end] if has_unit else ""
+    return watched, f"{plain} of {watched}", f"{unit}/s" if per_second else unit
+
+
+def probed(service: Service | str, name: str, q: float = 1.0, phase: Phase | str | None = None) -> SampleQuantile:
+    """A quantile of a probe's samples, by default the highest: `probed("agent", "rss_mb")`.
+
+    Its unit ends the name: "rss_mb" is in MB, "disk_written_mb_per_second" in MB/s, "threads" has none.
+    """
+    watched, what, unit = _reading(service, name)
+    return SampleQuantile(what, watched, name, q, unit, None if phase is None else _name(phase))
+
+
+def mean_probed(service: Service | str, name: str, phase: Phase | str) -> SampleMean:
+    """The mean of a probe's samples over the time of the phase: `mean_probed(agent, "cpu_pct", steady)`.
+
+    Each weighs as much as the time since the one before it. Exact, for this run.
+    """
+    watched, what, unit = _reading(service, name)
+    return SampleMean(what, watched, name, unit, _name(phase))
+
+
+def growth_per_hour(service: Service | str, total: str, phase: Phase | str) -> SampleGrowth:
+    """By how much a total that a probe reads ("disk_written_mb") grew in the phase, by the hour. Exact, of this run."""
+    watched, what, unit = _reading(service, total)
+    return SampleGrowth(f"growth of {what}", watched, total, f"{unit}/h", _name(phase), per_call=False)
+
+
+def growth_per_call(service: Service | str, total: str, phase: Phase | str) -> SampleGrowth:
+    """The same by the call completed in the phase; of MB in KB."""
+    watched, what, unit = _reading(service, total)
+    named = f"growth of {what}"
+    if unit == "MB":
+        return SampleGrowth(named, watched, total, "KB", _name(phase), per_call=True, factor=1000)
+    return SampleGrowth(named, watched, total, unit, _name(phase), per_call=True)
+
+
+def log_per_hour(service: Service | str, phase: Phase | str, total: str = "output_mb") -> SampleGrowth:
+    """What a service logs, in MB an hour: to its stdout and stderr, as `Process` reads it of what the plan has started;
+    or as another probe reads it (`Files`)."""
+    watched = service if isinstance(service, str) else service.name
+    return SampleGrowth(f"log of {watched}", watched, total, "MB/h", _name(phase), per_call=False)
+
+
+def log_per_call(service: Service | str, phase: Phase | str, total: str = "output_mb") -> SampleGrowth:
+    """The same by the call completed in the phase, in KB."""
+    watched = service if isinstance(service, str) else service.name
+    return SampleGrowth(f"log of {watched}", watched, total, "KB", _name(phase), per_call=True, factor=1000)
+
+
+def cpu_per_call(service: Service | str, phase: Phase | str) -> CpuPerCall:
+    """Processor time of a service for each call completed in the phase, in ms, what it takes at rest included."""
+    return CpuPerCall(service if isinstance(service, str) else service.name, _name(phase))
+
+
+def second_half_over_first(indicator: Indicator) -> SecondOverFirst:
+    """Any indicator of one phase, in the second half of its time over that in the first: 1.1 is 10 % more.
+
+    `AtMost(second_half_over_first(response_latency(soak, q=0.5)), 1.1)` allows a latency to grow by a tenth, and
+    `AtLeast(second_half_over_first(call_success(soak)), 0.95)` one call in twenty to be lost more. Raises PlanError for
+    an indicator of several phases, or of the whole run.
+    """
+    return SecondOverFirst(indicator)
 
 
 # ---------------------------------------------------------------- leaks

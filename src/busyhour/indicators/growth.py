@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, sqrt
 
@@ -15,6 +15,7 @@ from busyhour.model import SECOND, Comparison, Estimate, Outcome, Run, Sample
 from busyhour.statistics.leaks.cause import Sensor
 from busyhour.statistics.leaks.counts import Batch
 from busyhour.statistics.leaks.traces import Trace
+from busyhour.statistics.leaks.trend import Trend
 from busyhour.statistics.tails import student
 from busyhour.statistics.wording import number
 
@@ -44,6 +45,7 @@ class Life:
     traces: Mapping[Sensor, Trace]
     hours: float
     of: int
+    since_ns: int = 0
 
 
 def longest_life(run: Run, service: str, phases: Sequence[str] = ()) -> Life:
@@ -72,7 +74,31 @@ def longest_life(run: Run, service: str, phases: Sequence[str] = ()) -> Life:
         return Trace(seconds, values, load if calls else None, completed if calls else None)
 
     traces = {sensor: trace(samples) for sensor, samples in read.items()}
-    return Life(traces, (last_ns - first_ns) / SECOND / 3600, len(spans))
+    return Life(traces, (last_ns - first_ns) / SECOND / 3600, len(spans), first_ns)
+
+
+@dataclass(frozen=True, eq=False)
+class Growing:
+    """The evidence of a growth: the trend of one sensor of a process, and the readings that it was found in."""
+
+    trend: Trend
+    life: Life
+    sensor: Sensor
+
+    def at_most(self, limit: float, alpha: float) -> Comparison:
+        """By the interval of the slope, whatever the level it was made at."""
+        slope = self.trend.slope
+        return _compared(slope is not None and slope.high <= limit, slope is not None and slope.low > limit)
+
+    def at_least(self, limit: float, alpha: float) -> Comparison:
+        slope = self.trend.slope
+        return _compared(slope is not None and slope.low >= limit, slope is not None and slope.high < limit)
+
+
+def _compared(kept: bool, broken: bool) -> Comparison:
+    if kept or broken:
+        return Comparison(Outcome.PASS if kept else Outcome.FAIL, "")
+    return Comparison(Outcome.INCONCLUSIVE, "its interval holds the limit")
 
 
 def _beginnings(run: Run, service: str) -> list[int]:
@@ -96,9 +122,39 @@ def _samples(run: Run, service: str, sensor: Sensor, phases: Sequence[str]) -> l
 # ---------------------------------------------------------------- after batches of calls
 
 
+def unbroken(run: Run, service: str, phases: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Those phases after which the same process was there, the longest row of them; and a clause if others are not.
+
+    What another process has says nothing of what the first one kept.
+    """
+    rows: list[list[str]] = []
+    last = None
+    for phase in phases:
+        now = _life_after(run, service, phase)
+        if rows and (now == last or now is None):
+            rows[-1].append(phase)
+        else:
+            rows.append([phase])
+        last = last if now is None else now
+    longest = max(rows, key=len, default=[])
+    if len(rows) < 2:
+        return phases, ""
+    return longest, f", from {longest[0]} to {longest[-1]}: between others {service} was another process"
+
+
+def _life_after(run: Run, service: str, phase: str) -> int | None:
+    """How many processes had been in its place when the phase was over; None if it never was."""
+    ended_ns = _ended_ns(run, phase)
+    return None if ended_ns is None else bisect_right(_beginnings(run, service), ended_ns)
+
+
+def _ended_ns(run: Run, phase: str) -> int | None:
+    return max((mark.at_ns for mark in run.marks("phase.ended") if mark.name == phase), default=None)
+
+
 def left_after(run: Run, service: str, phase: str, sensor: Sensor) -> float | None:
     """The last reading before any call came again: when those of the phase had been over for as long as can be."""
-    ended_ns = max((mark.at_ns for mark in run.marks("phase.ended") if mark.name == phase), default=None)
+    ended_ns = _ended_ns(run, phase)
     if ended_ns is None:
         return None
     again_ns = min((call.due_ns for call in run.operations("call") if call.due_ns > ended_ns), default=inf)
@@ -131,16 +187,21 @@ class KeptPerCall:
     def phases(self) -> tuple[str, ...]:
         return self.batches
 
+    @property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        return tuple((self.service, name) for name, _ in READ_AS[self.sensor])
+
     def __call__(self, run: Run) -> Estimate:
-        readings = [left_after(run, self.service, phase, self.sensor) for phase in self.batches]
-        calls = [len(run.operations("call", phase)) for phase in self.batches]
+        batches, broken = unbroken(run, self.service, self.batches)
+        readings = [left_after(run, self.service, phase, self.sensor) for phase in batches]
+        calls = [len(run.operations("call", phase)) for phase in batches]
         steps = zip(pairwise(readings), calls[1:], strict=True)
         grown = [
             1000 * (after - before) / n
             for (before, after), n in steps
             if before is not None and after is not None and n
         ]
-        evidence = Grown.of(grown)
+        evidence = replace(Grown.of(grown), note=broken.removeprefix(", "))
         return Estimate(self.what, self.unit, sum(calls[1:]), evidence.value, evidence.low, evidence.high, evidence)
 
 
@@ -151,6 +212,7 @@ class Grown:
     n: int
     value: float | None
     error: float = inf
+    note: str = ""
 
     @classmethod
     def of(cls, grown: Sequence[float]) -> Grown:
@@ -172,18 +234,22 @@ class Grown:
         assert low is not None
         assert high is not None
         if self.n < _LEAST_BATCHES:
-            return Comparison(Outcome.INCONCLUSIVE, f"{self.n} batches after the first; at least {_LEAST_BATCHES} tell")
+            few = f"{self.n} batches after the first; at least {_LEAST_BATCHES} tell"
+            return self._noted(Outcome.INCONCLUSIVE, few)
         if high <= limit:
-            return Comparison(Outcome.PASS, "")
+            return self._noted(Outcome.PASS, "")
         if low > limit:
-            return Comparison(Outcome.FAIL, f"it grew so in {self.n} batches")
-        return Comparison(Outcome.INCONCLUSIVE, f"its interval, of {self.n} batches, holds {number(limit)}")
+            return self._noted(Outcome.FAIL, f"it grew so in {self.n} batches")
+        return self._noted(Outcome.INCONCLUSIVE, f"its interval, of {self.n} batches, holds {number(limit)}")
 
     def at_least(self, limit: float, alpha: float) -> Comparison:
         """What nobody asks: that calls keep something."""
         turned = {Outcome.PASS: Outcome.FAIL, Outcome.FAIL: Outcome.PASS}
         found = self.at_most(limit, alpha)
         return Comparison(turned.get(found.outcome, found.outcome), found.because)
+
+    def _noted(self, outcome: Outcome, because: str) -> Comparison:
+        return Comparison(outcome, "; ".join(filter(None, (because, self.note))))
 
     def _bound(self, side: int, alpha: float) -> float | None:
         if self.value is None:

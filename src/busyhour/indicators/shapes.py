@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
 from typing import Protocol, TypeVar
 
+import numpy as np
+
+from busyhour.columns import operations_of, samples_of
 from busyhour.errors import PlanError
-from busyhour.indicators.readings import Reading
+from busyhour.indicators.readings import Reading, columns_of, joined
 from busyhour.model import Comparison, Estimate, Evidence, Run
 from busyhour.statistics.events import Events
 from busyhour.statistics.exact import Exact, Worst, weighted_quantile
@@ -94,12 +96,11 @@ class QuantileOf:
         return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
-        readings = self.read(run, self.phase)
-        values = [reading.value for reading in readings]
+        readings = columns_of(self.read(run, self.phase))
         if self.q == 1:
-            return estimated(self.what, self.unit, Worst.of(values, noun=self.noun))
-        groups = [reading.group for reading in readings]
-        return estimated(self.what, self.unit, Quantile.of(values, self.q, groups, noun=self.noun))
+            return estimated(self.what, self.unit, Worst.of(readings.value.tolist(), noun=self.noun))
+        groups = readings.groups
+        return estimated(self.what, self.unit, Quantile.of(readings.value.tolist(), self.q, groups, noun=self.noun))
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ class ShareOf:
         return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
-        readings = self.read(run, self.phase)
-        hits = [reading.value != 0 for reading in readings]
-        rate = Rate.of(hits, [reading.group for reading in readings], noun=self.noun)
+        readings = columns_of(self.read(run, self.phase))
+        hits = readings.value != 0
+        rate = Rate.of(hits.tolist(), readings.groups, noun=self.noun)
         estimate = estimated(self.what, self.unit, rate)
-        why = "" if self.explain is None or all(hits) else _explained(self.explain, run, self.phases)
+        why = "" if self.explain is None or hits.all() else _explained(self.explain, run, self.phases)
         return replace(estimate, evidence=Explained(rate, why)) if why else estimate
 
 
@@ -143,8 +144,8 @@ class Pooled:
 
     parts: tuple[tuple[Read, str], ...]
 
-    def __call__(self, run: Run, phase: str) -> list[Reading]:
-        return [reading for read, its_phase in self.parts for reading in read(run, its_phase)]
+    def __call__(self, run: Run, phase: str) -> Sequence[Reading]:
+        return joined([read(run, its_phase) for read, its_phase in self.parts])
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,11 @@ class EventsPer:
         return _phases(self.read, self.phase)
 
     def __call__(self, run: Run) -> Estimate:
-        readings = self.read(run, self.phase)
+        readings = columns_of(self.read(run, self.phase))
         events = Events.of(
-            [round(reading.value) for reading in readings],
-            [reading.exposure for reading in readings],
-            [reading.group for reading in readings],
+            [round(value) for value in readings.value.tolist()],
+            [1.0] * len(readings) if readings.exposure is None else readings.exposure.tolist(),
+            readings.groups,
             per=100 if self.unit == "%" else 1,
             noun=self.noun,
             what=self.events,
@@ -277,9 +278,9 @@ class MeanOf:
         return (self.phase,)
 
     def __call__(self, run: Run) -> Estimate:
-        readings = self.read(run, self.phase)
-        values, groups = [reading.value for reading in readings], [reading.group for reading in readings]
-        return estimated(self.what, self.unit, Mean.of(values, groups, unit=self.unit, noun=self.noun))
+        readings = columns_of(self.read(run, self.phase))
+        groups = readings.groups
+        return estimated(self.what, self.unit, Mean.of(readings.value.tolist(), groups, unit=self.unit, noun=self.noun))
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,17 @@ class SampleQuantile:
     def phases(self) -> tuple[str, ...]:
         return (self.phase,) if self.phase else ()
 
+    @property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        return ((self.source, self.sample),)
+
     def __call__(self, run: Run) -> Estimate:
         phases: list[str | None] = [mark.name for mark in run.marks("phase.began")] if self.worst_phase else []
-        sources = [self.source, *_workers(run, self.source)]
-        found = [self._in(run, source, phase) for source in sources for phase in phases or [self.phase]]
+        found = [
+            self._in(run, source, phase)
+            for source in processes_of(run, self.source)
+            for phase in phases or [self.phase]
+        ]
         measured = [one for one in found if one.value is not None]
         n = sum(one.n for one in measured)
         if not measured:
@@ -323,18 +331,22 @@ class SampleQuantile:
         return estimated(self.what, self.unit, Exact(worst.value, n, worst.note if len(measured) > 1 else ""))
 
     def _in(self, run: Run, source: str, phase: str | None) -> Exact:
-        samples = [s for s in run.samples(source, self.sample, phase) if not isnan(s.value)]
-        counts = [sample.count for sample in samples]
-        value = weighted_quantile([sample.value for sample in samples], counts, self.q)
+        samples = samples_of(run, source, self.sample, phase)
+        samples = samples.taken(~np.isnan(samples.value))
+        value = weighted_quantile(samples.value, samples.count, self.q)
         notes = [f"in {phase}, the worst phase"] if self.worst_phase and phase else []
         notes += [f"of {source}, the worst process"] if source != self.source else []
-        return Exact(value, sum(counts), ", ".join(notes))
+        return Exact(value, int(samples.count.sum()), ", ".join(notes))
 
 
-def _workers(run: Run, source: str) -> list[str]:
-    """The sources of its workers' own samples, where the harness was several processes: it is as good as its worst."""
+def processes_of(run: Run, source: str) -> list[str]:
+    """The sources of what is to be read of it: of the harness, where it was several processes, that of each.
+
+    It is as good as its worst: a mean over its processes, or their sum, would hide the one that was late.
+    """
     told = run.meta.get("harnesses", [])
-    return [name for name in told if isinstance(name, str)] if source == HARNESS and isinstance(told, list) else []
+    workers = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+    return [source, *(workers if source == HARNESS else [])]
 
 
 @dataclass(frozen=True)
@@ -354,6 +366,6 @@ class Dropped:
             return estimated(self.what, self.unit, Exact(None, 0))
         marks = [mark for mark in run.marks("arrival.dropped") if mark.name in began]
         dropped = sum(count for mark in marks if isinstance(count := mark.detail.get("count", 1), int))
-        arrived = sum(len(run.operations(kind, phase)) for phase in began for kind in ("call", "function"))
-        arrived += sum(s.count for phase in began for s in run.samples("requests", "latency_ms", phase))
+        arrived = sum(len(operations_of(run, kind, phase)) for phase in began for kind in ("call", "function"))
+        arrived += sum(int(samples_of(run, "requests", "latency_ms", phase).count.sum()) for phase in began)
         return estimated(self.what, self.unit, Exact(dropped, arrived + dropped))

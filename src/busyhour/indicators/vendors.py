@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from busyhour.columns import NEVER, operations_of
 from busyhour.indicators.readings import Reading
 from busyhour.indicators.transcripts import words
 from busyhour.model import MS, SECOND, Operation, Run
@@ -142,17 +143,22 @@ class Recovery:
         ended = [mark.at_ns for mark in run.marks("fault.ended") if mark.detail.get("phase") == phase]
         if not ended:
             return []
-        rows = [
-            row for kind in (*_SPEAKING, "stt", "vector") for row in run.operations(kind) if row.who == self.service
-        ]
-        again_ns = min((row.due_ns for row in rows if served(row) and row.due_ns >= max(ended)), default=inf)
+        again_ns = min((self._next_ns(run, kind, max(ended)) for kind in (*_SPEAKING, "stt", "vector")), default=inf)
         next_ns = (m.at_ns for m in run.marks("fault.began") if m.detail.get("service") == self.service)
         if any(max(ended) <= at_ns < again_ns for at_ns in next_ns):
             return []  # it failed again before it was asked
-        called = any(call.due_ns >= max(ended) for call in run.operations("call"))
+        called = bool((operations_of(run, "call").due_ns >= max(ended)).any())
         if again_ns == inf and (run.marks("run.stopped") or not called):
             return []
         return [Reading((again_ns - max(ended)) / SECOND, phase)]
+
+    def _next_ns(self, run: Run, kind: str, since_ns: int) -> float:
+        """When the next request was due that it served: as `served` has it, of many."""
+        rows = operations_of(run, kind, instants=("first_token_ns", "first_audio_ns"))
+        begun = (rows.instants["first_token_ns"] != NEVER) | (rows.instants["first_audio_ns"] != NEVER)
+        found = rows.who.are(self.service) & (rows.outcome.are("ok") | (rows.outcome.are("client closed") & begun))
+        later = rows.due_ns[found & (rows.due_ns >= since_ns)]
+        return int(later.min()) if len(later) else inf
 
 
 # ---------------------------------------------------------------- what was said

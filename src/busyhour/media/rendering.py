@@ -104,7 +104,8 @@ def read_wav(path: Path) -> tuple[Samples, int]:
                 )
             return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.int16), file.getframerate()
     except (OSError, wave.Error, EOFError) as error:
-        raise PlanError(f"{path}: cannot be read as a WAV file: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error or "it ends too soon"
+        raise PlanError(f"{path}: cannot be read as a WAV file: {why}; give one that is mono, of 16 bits") from error
 
 
 def write_wav(path: Path, samples: Samples, rate_hz: int) -> None:

@@ -115,6 +115,22 @@ def louder(audio: Audio, decibels: float) -> Audio:
     return replace(audio, name=f"{audio.name} {decibels:+g} dB", samples=samples)
 
 
+def repeated(audio: Audio, times: int) -> Audio:
+    """The same words over and over, without a pause in between: nobody gets a word in. Raises PlanError."""
+    if times < 1:
+        raise PlanError(f"{audio.name} said {times} times: say it once or more often")
+    began, ended = audio.speech_began, audio.speech_ended
+    long = ended - began
+    samples = np.concatenate([audio.samples[:began], *[audio.samples[began:ended]] * times, audio.samples[ended:]])
+    words = tuple(
+        replace(word, began=word.began + n * long, ended=word.ended + n * long)
+        for n in range(times)
+        for word in audio.words
+    )
+    text, last = " ".join([audio.text] * times), ended + (times - 1) * long
+    return Audio(f"{audio.name} x {times}", text, samples, audio.rate_hz, began, last, words)
+
+
 def from_wav(path: Path | str, text: str) -> Audio:
     """A recording (mono, 16 bits, any rate) as an utterance, at its own rate and level, untrimmed.
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from busyhour import proc
 from busyhour.clock import SystemClock
@@ -47,12 +48,23 @@ _SELDOM = ("children", "zombies", *_CPU_PARTS, *_FAULTS, *_SWITCHES, *_ANON, *_H
 _ALL = (*_ALWAYS, *_FDS, *_and_rates(_DISK), *_MAP, *_SELDOM)
 
 
+@runtime_checkable
+class Talkative(Protocol):
+    """What a service was started as, if its output comes to us."""
+
+    @property
+    def output_bytes(self) -> int:
+        """How much it has written to its stdout and stderr, however often it was started."""
+        ...
+
+
 @dataclass(eq=False)
 class Process:
     """Watches the process tree of a service, each reading being the sum over the tree. MB are 10^6 bytes.
 
     Every read: "cpu_pct" (of one core), "rss_mb", "threads", "fds", "processes", "restarts", what the disks did a
-    second, and "process_probe_ms", which is what the read took. Every `details_seconds`: "anon_mb", descriptors by
+    second, "output_mb", which it has written to its stdout and stderr if we have started it, and "process_probe_ms",
+    which is what the read took. Every `details_seconds`: "anon_mb", descriptors by
     kind, TCP sockets by state, what they carried, page faults and context switches a second, and more. Every
     `memory_map_seconds` (0: every read), because the kernel walks the page tables for them (1 to 5 ms for 400 MB):
     "private_mb", "uss_mb", "private_dirty_mb", "pss_mb"; less often where it takes more than a thousandth of the time.
@@ -98,6 +110,8 @@ class Process:
         self._follow(tree)
         disk = self._count_disk(tree)
         readings = self._always(tree, disk, began_ns)
+        if isinstance(endpoint.handle, Talkative):
+            readings["output_mb"] = endpoint.handle.output_bytes / _MB
         if self._details.due(began_ns):
             readings |= disk | self._detailed(tree, roots, began_ns)
         if self._map.due(began_ns):

@@ -1,9 +1,10 @@
-"""The verdicts for people: a table on a terminal, plain lines in a file or a pipe."""
+"""The verdicts for people: a table on a terminal; plain lines in a file or a pipe, or where NO_COLOR is set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import inf
+from textwrap import wrap
 from typing import TextIO
 
 from rich.console import Console
@@ -22,24 +23,39 @@ _STYLE = {
     Outcome.INVALID: "bold magenta",
 }
 _WIDTH = max(len(outcome.value) for outcome in Outcome)
+_DIAGNOSIS = "where the time goes"
 
 
 def report(run: Run, judgement: Judgement, out: TextIO) -> None:
-    """Write the report to `out`. Every sentence is there whole: wrapped in a table, on one line without a terminal."""
-    if out.isatty():
-        _table(run, judgement, out)
-    else:
+    """Write the report to `out`. Every sentence is there whole: wrapped on a terminal, on one line without."""
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    if not out.isatty():
         out.writelines(f"{line}\n" for line in _lines(run, judgement))
+    elif console.no_color:
+        out.writelines(f"{line}\n" for line in _lines(run, judgement, console.width))
+    else:
+        _table(run, judgement, console)
 
 
-def _lines(run: Run, judgement: Judgement) -> Iterator[str]:
+def _lines(run: Run, judgement: Judgement, columns: int | None = None) -> Iterator[str]:
+    """All of it, in lines of at most so many columns (None: however long)."""
     if title := _title(run):
-        yield title
+        yield from _sentence(title, columns)
     for verdict in (*judgement.validity, *_said_of_target(judgement)):
-        yield f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}"
+        yield from _sentence(f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}", columns)
+    for diagnosis in judgement.diagnoses:
+        yield from _sentence(f"{'':{_WIDTH}}  {_DIAGNOSIS}: {diagnosis.because}", columns)
     for table in judgement.tables:
-        yield from ("", *_aligned(table), "")
-    yield _summary(judgement)
+        yield from ("", *_aligned(table, columns), "")
+    yield from _sentence(_summary(judgement), columns)
+
+
+def _sentence(line: str, columns: int | None) -> list[str]:
+    """It goes on below where it began. No word is lost, be it longer than a line."""
+    if columns is None:
+        return [line]
+    indent = " " * (_WIDTH + 2) if columns > 3 * _WIDTH else ""
+    return wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _said_of_target(judgement: Judgement) -> Sequence[Verdict]:
@@ -52,8 +68,7 @@ def _said_of_target(judgement: Judgement) -> Sequence[Verdict]:
     ]
 
 
-def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
-    console = Console(file=out, highlight=False, markup=False, emoji=False)
+def _table(run: Run, judgement: Judgement, console: Console) -> None:
     table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("because", overflow="fold")
@@ -63,28 +78,62 @@ def _table(run: Run, judgement: Judgement, out: TextIO) -> None:
             table.add_row(outcome, _told(verdict))
         table.add_section()
     console.print(table)
+    if judgement.diagnoses:
+        times = Table(show_lines=False, expand=False)
+        times.add_column(_DIAGNOSIS, overflow="fold")
+        for diagnosis in judgement.diagnoses:
+            times.add_row(Text(diagnosis.because))
+        console.print(times)
     for tabled in judgement.tables:
-        console.print(_shown(tabled))
+        lines = list(_aligned(tabled, console.width))
+        console.print(Text("\n".join(["", *lines, ""])), soft_wrap=True)
     console.print(Text(_summary(judgement), _STYLE[judgement.outcome]))
 
 
-def _aligned(table: Tabled) -> Iterator[str]:
-    """The table as plain lines: the first column to the left, the others to the right."""
-    grid = [(table.title, *table.columns), *((name, *map(_cell, cells)) for name, cells in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    for first, *others in grid:
-        right = (f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([f"{first:{widths[0]}}", *right]).rstrip()
+def _aligned(table: Tabled, columns: int | None = None) -> Iterator[str]:
+    """The table as lines: names to the left, values to the right. Where there are not so many columns, headings and
+    names are wrapped; where that is not enough, the rest of the table follows below."""
+    rows = [(name, [_cell(cell) for cell in cells]) for name, cells in table.rows]
+    heads = list(table.columns)
+    values = [max([1, *(len(cells[i]) for _, cells in rows)]) for i in range(len(heads))]
+    name = max([len(table.title), *(len(name) for name, _ in rows)])
+    widths = [max(value, len(head)) for value, head in zip(values, heads, strict=True)]
+    if columns is not None and name + sum(2 + width for width in widths) > columns:
+        widths = [min(columns // 3, max(v, _longest_word(head))) for v, head in zip(values, heads, strict=True)]
+        least = min(columns // 3, max(_longest_word(text) for text in (table.title, *(name for name, _ in rows))))
+        name = min(name, max(least, columns - sum(2 + width for width in widths)))
+    for begin, end in _blocks(widths, None if columns is None else columns - name):
+        yield from _row(table.title, heads[begin:end], name, widths[begin:end])
+        for named, cells in rows:
+            yield from _row(named, cells[begin:end], name, widths[begin:end])
 
 
-def _shown(table: Tabled) -> Table:
-    shown = Table(show_lines=False, expand=False)
-    shown.add_column(table.title, overflow="fold")
-    for column in table.columns:
-        shown.add_column(column, justify="right", overflow="fold")
-    for name, cells in table.rows:
-        shown.add_row(Text(name), *(Text(_cell(cell)) for cell in cells))
-    return shown
+def _blocks(widths: Sequence[int], room: int | None) -> Iterator[tuple[int, int]]:
+    """From which column to which there is room for them, one at least."""
+    begin = 0
+    while begin < len(widths) or begin == 0:
+        end = begin + 1
+        while end < len(widths) and (room is None or sum(2 + width for width in widths[begin : end + 1]) <= room):
+            end += 1
+        yield begin, end
+        begin = end
+
+
+def _row(name: str, cells: Sequence[str], name_width: int, widths: Sequence[int]) -> Iterator[str]:
+    """One row, on several lines if a cell is longer than its column."""
+    left = _words(name, name_width)
+    right = [_words(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    for i in range(max(map(len, (left, *right)))):
+        shown = (f"{cell[i] if i < len(cell) else '':>{width}}" for cell, width in zip(right, widths, strict=True))
+        yield "  ".join([f"{left[i] if i < len(left) else '':{name_width}}", *shown]).rstrip()
+
+
+def _longest_word(text: str) -> int:
+    return max([1, *map(len, text.split())])
+
+
+def _words(text: str, width: int) -> list[str]:
+    return wrap(text, max(1, width), break_on_hyphens=False) or [""]
 
 
 def _cell(estimate: Estimate | None) -> str:

@@ -46,12 +46,14 @@ class Alike:
 INDEPENDENT = Alike()
 
 
-def numbered(groups: Sequence[Hashable] | None, n: int) -> Groups:
-    """The groups as numbers from 0; without groups every reading stands for itself."""
+def numbered(groups: Sequence[Hashable] | Groups | None, n: int) -> Groups:
+    """The groups as numbers from 0, which an array has already; without groups every reading stands for itself."""
     if groups is None:
         return np.arange(n, dtype=np.intp)
     if len(groups) != n:
         raise ValueError(f"{n} readings, but {len(groups)} groups")
+    if isinstance(groups, np.ndarray):
+        return groups
     known: dict[Hashable, int] = {}
     return np.fromiter((known.setdefault(group, len(known)) for group in groups), dtype=np.intp, count=n)
 

@@ -9,7 +9,7 @@ from math import ceil, inf
 import numpy as np
 
 from busyhour.model import Comparison, Outcome
-from busyhour.statistics.clusters import INDEPENDENT, Alike, numbered, overdispersion
+from busyhour.statistics.clusters import INDEPENDENT, Alike, Groups, numbered, overdispersion
 from busyhour.statistics.rate import ALPHA
 from busyhour.statistics.tails import mean_above, mean_below, poisson_above, poisson_below
 from busyhour.statistics.wording import exactly, number
@@ -37,7 +37,7 @@ class Events:
         cls,
         counts: Sequence[int],
         exposures: Sequence[float],
-        groups: Sequence[Hashable] | None = None,
+        groups: Sequence[Hashable] | Groups | None = None,
         *,
         per: float = 1.0,
         noun: str = "units",

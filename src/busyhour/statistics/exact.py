@@ -6,8 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from busyhour.model import Comparison, Outcome
 from busyhour.statistics.quantile import rank
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +91,13 @@ class Worst:
         return Comparison(Outcome.PASS, "the worst of this run, no bound for the next")
 
 
-def weighted_quantile(values: Sequence[float], counts: Sequence[int], q: float) -> float | None:
+def weighted_quantile(values: Sequence[float] | Floats, counts: Sequence[int] | Ints, q: float) -> float | None:
     """The quantile of a histogram: the least value with at least q of all counts at or below it; None of nothing."""
-    total = sum(counts)
+    weights = np.asarray(counts, dtype=np.int64)
+    total = int(weights.sum())
     if total <= 0:
         return None
-    wanted, seen, last = rank(total, q), 0, None
-    for value, count in sorted(zip(values, counts, strict=True)):
-        seen, last = seen + count, value
-        if seen >= wanted:
-            break
-    return last
+    ordered = np.asarray(values, dtype=np.float64)
+    order = np.argsort(ordered, kind="stable")
+    seen = np.cumsum(weights[order])
+    return float(ordered[order[np.searchsorted(seen, rank(total, q))]])

@@ -9,7 +9,7 @@ from math import inf, isinf, sqrt
 import numpy as np
 
 from busyhour.model import Comparison, Outcome
-from busyhour.statistics.clusters import numbered
+from busyhour.statistics.clusters import Groups, numbered
 from busyhour.statistics.quantile import rank
 from busyhour.statistics.rate import ALPHA
 from busyhour.statistics.tails import student
@@ -35,7 +35,7 @@ class Mean:
     def of(
         cls,
         values: Sequence[float],
-        groups: Sequence[Hashable] | None = None,
+        groups: Sequence[Hashable] | Groups | None = None,
         *,
         unit: str = "",
         noun: str = "readings",

@@ -16,7 +16,7 @@ from math import ceil, inf
 import numpy as np
 
 from busyhour.model import Comparison, Outcome
-from busyhour.statistics.clusters import ENOUGH, INDEPENDENT, Alike, design_effect, design_effect_of, numbered
+from busyhour.statistics.clusters import ENOUGH, INDEPENDENT, Alike, Groups, design_effect, design_effect_of, numbered
 from busyhour.statistics.counted import Counted
 from busyhour.statistics.rate import ALPHA, compare, missing
 from busyhour.statistics.tails import binomial_below, share_above
@@ -67,7 +67,12 @@ class Quantile:
 
     @classmethod
     def of(
-        cls, values: Sequence[float], q: float, groups: Sequence[Hashable] | None = None, *, noun: str = "samples"
+        cls,
+        values: Sequence[float],
+        q: float,
+        groups: Sequence[Hashable] | Groups | None = None,
+        *,
+        noun: str = "samples",
     ) -> Quantile:
         """From single samples, discounted for those of one group being alike.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from busyhour.model import Comparison, Outcome
-from busyhour.statistics.clusters import INDEPENDENT, Alike, design_effect, numbered
+from busyhour.statistics.clusters import INDEPENDENT, Alike, Groups, design_effect, numbered
 from busyhour.statistics.tails import binomial_above, binomial_below, share_above, share_below
 from busyhour.statistics.wording import exactly
 
@@ -73,7 +73,9 @@ class Rate:
     alike: Alike = INDEPENDENT
 
     @classmethod
-    def of(cls, hits: Sequence[bool], groups: Sequence[Hashable] | None = None, *, noun: str = "readings") -> Rate:
+    def of(
+        cls, hits: Sequence[bool], groups: Sequence[Hashable] | Groups | None = None, *, noun: str = "readings"
+    ) -> Rate:
         """From single readings, discounted for those of one group being alike."""
         over = np.asarray(hits, dtype=np.bool_)
         return cls(int(over.sum()), len(hits), noun, design_effect(over, numbered(groups, len(hits))))

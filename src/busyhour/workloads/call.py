@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from busyhour.errors import PlanError
@@ -98,10 +98,18 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Call:
-    """Each arrival is one call, which plays one of the scenarios (drawn evenly by the arrival's own random numbers)."""
+    """Each arrival is one call, which plays one of the scenarios (drawn evenly by the arrival's own random numbers).
+
+    setup.service: the name of the agent that is called, one of the plan's `beside`; by default it is the target.
+    """
 
     scenarios: Sequence[Scenario]
     setup: CallSetup = field(default_factory=lambda: CallSetup(id=""))
+
+    @property
+    def called(self) -> frozenset[str]:
+        """The names of the services that it calls beside the plan's target."""
+        return frozenset(filter(None, [self.setup.service]))
 
     def problems(self) -> list[str]:
         """Utterances that there are not, keys that no telephone has. Loads the audio, so that no call waits for it."""
@@ -152,13 +160,7 @@ class Call:
             )
 
     def _setup_for(self, arrival: Arrival) -> CallSetup:
-        return CallSetup(
-            id=arrival.id,
-            from_number=self.setup.from_number,
-            to_number=self.setup.to_number,
-            codec=self.setup.codec,
-            answer_within_ns=self.setup.answer_within_ns,
-        )
+        return replace(self.setup, id=arrival.id)
 
 
 def _problems_of(step: Step) -> list[str]:

@@ -206,6 +206,15 @@ async def test_leak_on_refused(worlds: Callable[..., Any]) -> None:
     assert 200 <= _kept_kb() <= 202
 
 
+async def test_leak_task_on_refused() -> None:
+    async with _hoard("leak_task_on_refused") as kept:
+        assert _grown(kept, calls=5)["process_asyncio_tasks"] == 0
+        before = vitals()["process_asyncio_tasks"]
+        for _ in range(5):
+            kept.refused()
+        assert vitals()["process_asyncio_tasks"] == before + 5
+
+
 # ---------------------------------------------------------------- benign twins
 
 
@@ -259,3 +268,17 @@ async def test_connections_are_told_of_by_pool(worlds: Callable[..., Any]) -> No
             world.openai.hold.set()
         assert await world.metric('process_open_connections{pool="deepgram"}') == 0
         assert await world.metric('process_open_connections{pool="cartesia"}') == 0
+
+
+async def test_connections_that_nobody_uses_are_closed(worlds: Callable[..., Any]) -> None:
+    """Without another request: that is when httpx would look for them."""
+    async with worlds() as world:
+        async with world.calling() as caller:
+            await caller.greeted()
+            await caller.say("When are you open?")
+            await caller.next("mark")
+            assert await world.metric('process_open_connections{pool="telnyx"}') == 1
+        while await world.metric('process_open_connections{pool="telnyx"}') or await world.metric(  # noqa: ASYNC110  (told when asked)
+            'process_open_connections{pool="openai"}'
+        ):
+            await asyncio.sleep(0.1)

@@ -14,11 +14,11 @@ from busyhour.carriers.documents.courier import Courier, Sign
 from busyhour.carriers.documents.exchange import Exchange, Manners, Provider
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.serving import SETTLE_SECONDS, client, serving
-from busyhour.disturbance import COMMANDS, MEDIA, Kind
+from busyhour.disturbance import COMMANDS, MEDIA, STREAMS, Kind
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint
 
-VICES: frozenset[Kind] = MEDIA | COMMANDS | {"webhook.late", "webhook.signature"}
+VICES: frozenset[Kind] = MEDIA | STREAMS | COMMANDS | {"webhook.late", "webhook.signature"}
 """What faults may do to such a carrier."""
 
 

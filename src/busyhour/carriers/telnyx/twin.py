@@ -20,7 +20,7 @@ from busyhour.carriers.telnyx.exchange import Exchange, Ids, Manners
 from busyhour.carriers.telnyx.media import ErrorShape
 from busyhour.carriers.telnyx.params import Format, Stream
 from busyhour.carriers.telnyx.webhooks import Habits, Signature, Signer, Webhooks
-from busyhour.disturbance import COMMANDS, MEDIA, WEBHOOKS, Kind
+from busyhour.disturbance import COMMANDS, MEDIA, STREAMS, WEBHOOKS, Kind
 from busyhour.media.studio import Studio
 from busyhour.model import CallSetup, Endpoint, Sample
 from busyhour.share import WHOLE, Share
@@ -61,7 +61,7 @@ class Telnyx:
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
     _share: Share = field(default=WHOLE, init=False, repr=False)
-    vices: ClassVar[frozenset[Kind]] = MEDIA | COMMANDS | WEBHOOKS
+    vices: ClassVar[frozenset[Kind]] = MEDIA | STREAMS | COMMANDS | WEBHOOKS
 
     def __post_init__(self) -> None:
         self._signer = Signer(self.seed)
@@ -171,7 +171,7 @@ class TelnyxStream:
     _exchange: Exchange | None = field(default=None, init=False, repr=False)
     _dialled: int = field(default=0, init=False, repr=False)
     _share: Share = field(default=WHOLE, init=False, repr=False)
-    vices: ClassVar[frozenset[Kind]] = MEDIA
+    vices: ClassVar[frozenset[Kind]] = MEDIA | STREAMS
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:

@@ -248,7 +248,7 @@ class Connection:
         outcome = utterance.fate.outcome
         if outcome != "hang":
             self._twin.count(outcome)
-        operation = self._operation(transcript, outcome) if transcript.words else None
+        operation = self._operation(transcript, outcome, at_ns) if transcript.words else None
         if outcome == "no_final" or self._mute:
             if operation is not None:
                 self._twin.witness(operation)
@@ -256,7 +256,7 @@ class Connection:
         late_ns = utterance.late_ns if outcome == "late_final" else 0
         self._queue(said.message, at_ns + utterance.final_ns + late_ns, operation)
 
-    def _operation(self, transcript: Transcript, outcome: str) -> Operation:
+    def _operation(self, transcript: Transcript, outcome: str, closed_ns: int) -> Operation:
         self._finals += 1
         heard = transcript.ended - self._told_samples
         self._told_samples = transcript.ended
@@ -274,6 +274,7 @@ class Connection:
                 "words": len(transcript.words),
                 "audio_ms": round(heard / self._stream.received * self._stream.seconds * 1000),
                 "model": self._stream.model,
+                "closed_ns": closed_ns,
             },
         )
 

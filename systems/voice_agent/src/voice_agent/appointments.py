@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import httpx
 
+from voice_agent.pools import asked
+
 SECONDS = 1.0  # for the company's API to answer
 
 _MOST = 10_000
@@ -109,10 +111,10 @@ class Company:
                 raise
         return {"status": "cancelled"}
 
-    async def _ask(self, method: str, **asked: Any) -> None:
+    async def _ask(self, method: str, **told: Any) -> None:
         try:
             async with asyncio.timeout(SECONDS):
-                response = await self._client.request(method, "appointments", **asked)
+                response = await asked(self._client, method, "appointments", **told)
         except TimeoutError:
             raise Unavailable("timeout") from None
         except httpx.HTTPError as error:

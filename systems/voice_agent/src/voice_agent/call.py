@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from voice_agent.audio import FRAME_BYTES, Reorder
@@ -23,6 +24,7 @@ from voice_agent.llm.question import Errand, Message
 from voice_agent.log import Log
 from voice_agent.media import MediaSocket, parse
 from voice_agent.mouth import Mouth
+from voice_agent.parting import broken_off
 from voice_agent.reply import Reply
 from voice_agent.speaking import TROUBLE, Speaker, said_goodbye
 from voice_agent.stt import Recognizer
@@ -47,12 +49,19 @@ class Turn:
 
     owed_since: float
     words: str = ""
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None  # while there is one
     reply: Reply | None = None
 
     @property
     def active(self) -> bool:
         return self.task is not None and not self.task.done()
+
+    def begin(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        task.add_done_callback(self._over)
+
+    def _over(self, _task: asyncio.Task[None]) -> None:
+        self.task = None  # cancelled, it would keep its frames, and they this turn
 
 
 class Conversation:
@@ -83,12 +92,11 @@ class Conversation:
             defects=self._defects,
             usage=self._usage,
             log=log,
-            lost=self._deafened,
         )
         self._voices = equipment.voices(self._usage, log)
         self._tools = equipment.tools(start, log)
         self._mouth = Mouth(
-            socket.send, metrics=self._metrics, gap_seconds=lambda: self._defects.seconds("gappy_audio")
+            socket.send, metrics=self._metrics, gap_seconds=partial(self._defects.seconds, "gappy_audio")
         )
         self._speaker = Speaker(
             self._settings,
@@ -103,6 +111,7 @@ class Conversation:
             log=log,
         )
         self._group = asyncio.TaskGroup()
+        self._parts: set[asyncio.Task[None]] = set()  # its tasks
         self._over: asyncio.Future[str] = self._loop.create_future()
         self._turn: Turn | None = None
         self._history: list[Message | Errand] = []
@@ -113,22 +122,20 @@ class Conversation:
 
     async def run(self) -> str:
         """Converse until the call is over; returns what ended it. A bug ends it too, as an ExceptionGroup."""
-        try:
-            async with self._group:
-                for part in (self._mouth.run(), self._ears.run(), self._listen(), self._limit()):
-                    self._group.create_task(part)
-                for voice in self._voices:
-                    self._group.create_task(voice.run())
-                await self._over
-                raise _Over
-        except* _Over:
-            pass
+        async with self._group:
+            for part in (self._mouth.run(), self._recognize(), self._listen(), self._limit()):
+                self._go(part)
+            for voice in self._voices:
+                self._go(voice.run())
+            await self._over
+            for task in self._parts:  # an exception of ours would do it too, and keep all of this in its traceback
+                task.cancel()
         return self._over.result()
 
     def end(self, why: str) -> None:
         """Hang up, and finish soon."""
         if not self._leaving and not self._over.done():
-            self._group.create_task(self._leave(why))
+            self._go(self._leave(why))
 
     def drop(self, why: str) -> None:
         """Finish at once: there is no time left to hang up."""
@@ -229,11 +236,11 @@ class Conversation:
     # ------------------------------------------------------------ turns
 
     def _begin(self, turn: Turn, work: Coroutine[Any, Any, None]) -> None:
-        if self._leaving:
+        if self._leaving or self._over.done():
             work.close()
             return
         self._turn = turn
-        turn.task = self._group.create_task(work)
+        turn.begin(self._go(work))
 
     async def _greet(self, turn: Turn) -> None:
         await self._delay(turn, "slow_greeting")
@@ -312,7 +319,7 @@ class Conversation:
         elif reply.by_carrier or self._defects.strikes("no_clear"):
             return
         elif delay := self._defects.seconds("slow_barge_in"):
-            self._group.create_task(self._stop_later(turn, delay))
+            self._go(self._stop_later(turn, delay))
         else:
             self._stop(turn)
 
@@ -365,8 +372,9 @@ class Conversation:
 
     # ------------------------------------------------------------ the end
 
-    def _deafened(self) -> None:
-        """Speech recognition is lost for good: say so, and give the call to somebody who can hear."""
+    async def _recognize(self) -> None:
+        """If speech recognition is lost for good: say so, and give the call to somebody who can hear."""
+        await self._ears.run()
         turn = Turn(self._loop.time())
         if self._turn is not None and self._turn.active:
             self._stop(self._turn)
@@ -408,6 +416,13 @@ class Conversation:
         if not self._over.done():
             self._over.set_result(why)
 
+    def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do it meanwhile; it does not outlive the conversation, and if it fails, that is the conversation's end."""
+        task = self._group.create_task(work)
+        self._parts.add(task)
+        task.add_done_callback(self._part_over)
+        return task
 
-class _Over(Exception):
-    """Ends the conversation's task group."""
+    def _part_over(self, task: asyncio.Task[None]) -> None:
+        self._parts.discard(task)
+        broken_off(task)

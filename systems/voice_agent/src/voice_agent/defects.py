@@ -80,6 +80,7 @@ KINDS = MappingProxyType(
         "leak_fd": Kind("leaves a descriptor open", "call", "", 0),
         "leak_task": Kind("leaves a task that waits for ever", "call", "", 0),
         "leak_on_refused": Kind("keeps so much in objects of Python", "call without a conversation", "KB", 50),
+        "leak_task_on_refused": Kind("leaves a task that waits for ever", "call without a conversation", "", 0),
         # Benign.
         "cache_warmup": Kind("fills a cache that will have so much, the slower the fuller it is", "call", "KB", 20480),
         "sawtooth_cache": Kind("puts so much into a cache, which is emptied every 20 calls", "call", "KB", 512),

@@ -22,6 +22,7 @@ from voice_agent.llm.model import Model
 from voice_agent.llm.openai import OpenAI
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
+from voice_agent.pools import aired, connections, pool
 from voice_agent.settings import Settings
 from voice_agent.stt import Host
 from voice_agent.tools import Tools
@@ -60,7 +61,7 @@ class Equipment:
 
     def connections(self) -> dict[str, int]:
         """Open ones, by pool, whether or not they are in use."""
-        return {name: _open(pool) for name, pool in self.pools.items()}
+        return {name: connections(client) for name, client in self.pools.items()}
 
     def tools(self, start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]], log: Log) -> Tools:
         """One call's; `start` begins what is to outlive it."""
@@ -89,16 +90,17 @@ async def equipped(
         dialects = _dialects(settings)
         tls = _tls(settings.telnyx_api_base, settings.company_api_url, *(dialect.base_url for dialect in dialects))
         for dialect in dialects:
-            client = pools[dialect.name] = _client(dialect.base_url, dialect.headers, settings, tls)
+            client = pools[dialect.name] = pool(dialect.base_url, dialect.headers, settings, tls)
             await stack.enter_async_context(client)
             models.append(Model(dialect, client, breaker(dialect.name), defects=defects))
         authorization = {"Authorization": f"Bearer {settings.telnyx_api_key}"}
-        telnyx = pools["telnyx"] = _client(settings.telnyx_api_base, authorization, settings, tls)
+        telnyx = pools["telnyx"] = pool(settings.telnyx_api_base, authorization, settings, tls)
         await stack.enter_async_context(telnyx)
         appointments: Appointments = Book()
         if company := settings.company_api_url:
-            client = pools["company"] = _client(company, {}, settings, tls)
+            client = pools["company"] = pool(company, {}, settings, tls)
             appointments = Company(await stack.enter_async_context(client))
+        await stack.enter_async_context(aired(pools))
         yield Equipment(
             settings=settings,
             models=Models(models, settings, metrics=metrics, defects=defects),
@@ -130,22 +132,3 @@ def _speakers(settings: Settings) -> list[TtsDialect]:
 def _tls(*urls: str) -> ssl.SSLContext | bool:
     """One for all, as loading the certificates takes 20 ms; none if nobody needs it."""
     return httpx.create_ssl_context(trust_env=False) if any(url.startswith("https:") for url in urls) else False
-
-
-def _open(client: httpx.AsyncClient) -> int:
-    transport: Any = client._transport  # httpx tells of its connections nowhere else
-    return sum(not connection.is_closed() for connection in transport._pool.connections)
-
-
-def _client(
-    base_url: str, headers: Mapping[str, str], settings: Settings, tls: ssl.SSLContext | bool
-) -> httpx.AsyncClient:
-    """A pool that every call shares: at most two requests a call are in progress."""
-    return httpx.AsyncClient(
-        base_url=base_url + "/",
-        headers=headers,
-        timeout=httpx.Timeout(30, connect=settings.connect_seconds),  # the callers' own deadlines are shorter
-        limits=httpx.Limits(max_connections=2 * settings.max_calls, max_keepalive_connections=settings.max_calls),
-        trust_env=False,
-        verify=tls,
-    )

@@ -51,7 +51,7 @@ class Hoard:
         self._remember("leak_python")
         self._allocate("leak_native")
         self._open_descriptor()
-        self._start_idler()
+        self._start_idler("leak_task")
         self._warm_cache_up()
         self._fill_or_empty_cache()
         self._fragment()
@@ -59,6 +59,7 @@ class Hoard:
     def refused(self) -> None:
         """After each call that ended without a conversation."""
         self._remember("leak_on_refused")
+        self._start_idler("leak_task_on_refused")
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -103,9 +104,9 @@ class Hoard:
         if self._defects.strikes("leak_fd") and len(self._descriptors) < most:
             self._descriptors.append(os.open(os.devnull, os.O_RDONLY))
 
-    def _start_idler(self) -> None:
-        if self._defects.strikes("leak_task") and len(self._tasks) < _TASKS_MAX:
-            self._tasks.add(self._loop.create_task(_idle(), name="leak_task"))
+    def _start_idler(self, name: str) -> None:
+        if self._defects.strikes(name) and len(self._tasks) < _TASKS_MAX:
+            self._tasks.add(self._loop.create_task(_idle(), name=name))
 
     def _granted_kb(self, name: str) -> float:
         """What a leak may keep on this occasion."""

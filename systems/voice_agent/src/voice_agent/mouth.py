@@ -113,6 +113,7 @@ class Mouth:
         """Be silent now: drop what waits, here and at the carrier's."""
         sounding = self.sounding
         self._queue.clear()
+        self._on_first = None
         self._partial, self._ended = b"", True
         self._sent_seconds = self.played_ms / 1000
         self._ends_at = 0.0
@@ -123,15 +124,18 @@ class Mouth:
 
     async def run(self) -> None:
         """Send, until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                ahead = self._ends_at - self._loop.time()
-                if ahead + _FRAME_SECONDS > _LEAD_SECONDS and isinstance(self._queue[0], bytes):
-                    await self._pause(ahead - _LEAD_SECONDS + _REFILL_SECONDS)
-                    continue
-                await self._send_next()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    ahead = self._ends_at - self._loop.time()
+                    if ahead + _FRAME_SECONDS > _LEAD_SECONDS and isinstance(self._queue[0], bytes):
+                        await self._pause(ahead - _LEAD_SECONDS + _REFILL_SECONDS)
+                        continue
+                    await self._send_next()
+        finally:
+            self._on_first = None  # it knows the reply, and that knows us
 
     async def _send_next(self) -> None:
         message = self._queue.popleft()

@@ -89,16 +89,19 @@ class Reply:
         self._voices.append(voice)
         text: str | None = self._unsaid
         self._unsaid = ""
-        async with asyncio.timeout(None) as self._patience:
-            while text is not None:
-                if text:
-                    if not speech.text and not trusting:
-                        self._patience.reschedule(sound_due())
-                    await speech.say(text)
-                    self.silent_from = max(self.silent_from, self._loop.time()) + len(text) / CHARACTERS_PER_SECOND
-                text = await self.draft.next(self.silent_from + silence_seconds)
-            if speech.text:
-                await speech.finish()
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                while text is not None:
+                    if text:
+                        if not speech.text and not trusting:
+                            self._patience.reschedule(sound_due())
+                        await speech.say(text)
+                        self.silent_from = max(self.silent_from, self._loop.time()) + len(text) / CHARACTERS_PER_SECOND
+                    text = await self.draft.next(self.silent_from + silence_seconds)
+                if speech.text:
+                    await speech.finish()
+        finally:
+            self._patience = None  # it knows its task, whose frames know us
 
     async def give_up(self) -> None:
         """The voice has failed: another is to say what has not become sound."""

@@ -25,6 +25,7 @@ from voice_agent.llm.question import Errand, Message, Question, ToolCall
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
 from voice_agent.mouth import Mouth
+from voice_agent.parting import broken_off
 from voice_agent.reply import Reply
 from voice_agent.settings import Settings
 from voice_agent.telnyx import Phone
@@ -95,10 +96,11 @@ class Speaker:
         finally:
             writing.cancel()
             await asyncio.wait({writing})
+            broken = broken_off(writing)
             await reply.cancel()
             if reply.draft.filled:
                 self._fell_back("filler")
-        if not writing.cancelled():
+        if not broken:
             writing.result()  # a bug in there is one out here
 
     def carrier_spoke(self) -> None:

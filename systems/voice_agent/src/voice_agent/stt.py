@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -22,6 +22,7 @@ from voice_agent.breaker import Breaker, usable
 from voice_agent.defects import Defects
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
+from voice_agent.parting import broken_off, closed
 from voice_agent.settings import Settings
 from voice_agent.usage import Usage
 
@@ -63,7 +64,6 @@ class Recognizer:
         defects: Defects,
         usage: Usage,
         log: Log,
-        lost: Callable[[], None],
     ) -> None:
         self._query = urlencode(
             {
@@ -80,7 +80,7 @@ class Recognizer:
         self._hosts = hosts[:1] if defects.strikes("no_failover") else hosts
         self._host = next(iter(usable(self._hosts)), self._hosts[0])
         self._leaving_host = False  # the connection is fine, but nobody answers there
-        self._metrics, self._usage, self._log, self._lost = metrics, usage, log, lost
+        self._metrics, self._usage, self._log = metrics, usage, log
         self._wake = asyncio.Event()
         self._unsent = bytearray()
         self._unanswered = bytearray()  # sent, but not yet covered by a final result
@@ -124,7 +124,7 @@ class Recognizer:
         return Transcript(text, heard or bool(text))
 
     async def run(self) -> None:
-        """Keep the connection until cancelled, or until it was lost too often: then `lost` is called."""
+        """Keep the connection until cancelled, or until it was lost too often."""
         for loss in range(_LOSSES * len(self._hosts)):
             try:
                 async with asyncio.timeout(self._connect_seconds):
@@ -146,8 +146,7 @@ class Recognizer:
                 except CONNECTION_ERRORS as error:
                     self._lose_host(in_few_words(error))
                 finally:
-                    await socket.close()
-        self._lost()
+                    await closed(socket)
 
     async def _answered_within(self, seconds: float, asked: int) -> bool:
         with self._host.breaker.attempt(self._log) as verdict:
@@ -197,8 +196,11 @@ class Recognizer:
         finally:
             reader.cancel()
             await asyncio.wait({reader})
-        if not reader.cancelled():
-            reader.result()
+        if not broken_off(reader):
+            try:
+                reader.result()
+            finally:
+                del reader  # it keeps what it raised, and that this frame
 
     async def _send(self, socket: ClientConnection) -> None:
         try:

@@ -20,6 +20,7 @@ from voice_agent.call import Conversation
 from voice_agent.equipment import Equipment
 from voice_agent.log import Log
 from voice_agent.media import MediaSocket
+from voice_agent.parting import broken_off
 from voice_agent.summary import sum_up
 from voice_agent.telnyx import CallOver, CommandFailed, NoPhone, Phone, TelnyxCall
 
@@ -306,7 +307,7 @@ class Switchboard:
         self._tasks.discard(task)
         self._summaries.discard(task)
         self._look_if_quiet()
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if not broken_off(task) and (error := task.exception()) is not None:
             self._log.bug("bug", error)
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
+from voice_agent.pools import asked
 
 TOLERANCE_SECONDS = 300
 CALL_HAS_ENDED = "90018"
@@ -123,7 +124,7 @@ class TelnyxCall:
         problem = ""
         for pause in (*_PAUSES_SECONDS[: _TRIES - 1], None):
             try:
-                answer = await self._client.post(self._path + name, json=command, timeout=_ANSWER_SECONDS)
+                answer = await asked(self._client, "POST", self._path + name, json=command, timeout=_ANSWER_SECONDS)
             except httpx.TransportError as error:
                 problem = type(error).__name__
             else:

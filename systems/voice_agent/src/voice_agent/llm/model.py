@@ -14,6 +14,7 @@ import httpx
 from voice_agent.breaker import Breaker
 from voice_agent.defects import Defects
 from voice_agent.llm.question import CallPiece, Question, ToolCall
+from voice_agent.pools import done_with
 from voice_agent.usage import Usage
 
 _ANSWER_BYTES = 16 * 1024  # of a refusal, to learn its reason
@@ -103,7 +104,7 @@ class Model:
                 async for piece in pieces:
                     yield piece
         finally:
-            await response.aclose()
+            await done_with(response)
 
     async def _read(
         self, response: httpx.Response, first_token_by: float | None, between_seconds: float, usage: Usage

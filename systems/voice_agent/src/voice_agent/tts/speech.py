@@ -47,7 +47,7 @@ class Speech:
         self.id = context
         self.trusting = trusting  # the defect tts_zero_audio_trusted
         self._voice = voice
-        self._heard = heard
+        self._heard: Callable[[bytes], None] | None = heard
         self._stall_seconds = stall_seconds
         self._said: list[str] = []
         self._words: list[tuple[str, float]] = []  # and when each has been said, in seconds from the beginning
@@ -84,6 +84,7 @@ class Speech:
     async def cancel(self) -> None:
         """Stop it at the vendor's; what it still sends is dropped. Harmless at any time."""
         self._voice.forget(self.id)
+        self._heard = None
         if not self._done and self._said:
             try:
                 async with asyncio.timeout(_CANCEL_SECONDS):
@@ -130,7 +131,7 @@ class Speech:
     # What the connection tells.
 
     def sound(self, mulaw: bytes) -> None:
-        if mulaw:
+        if mulaw and self._heard is not None:
             self._bytes += len(mulaw)
             self._heard(mulaw)
             self._news.set()

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from voice_agent.breaker import Breaker, State, incurable
 from voice_agent.log import Log
 from voice_agent.metrics import Metrics
+from voice_agent.parting import closed
 from voice_agent.settings import Settings
 from voice_agent.stt import CLOSE_SECONDS, CONNECTION_ERRORS, in_few_words
 from voice_agent.tts.speech import Speech, VoiceFailed
@@ -130,7 +131,7 @@ class Voice:
                         failures = await self._converse(socket) + failures
                     finally:
                         self._lose()
-                        await socket.close()
+                        await closed(socket)
             await asyncio.sleep(_PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)])
 
     async def say(self, context: str, text: str, *, first: bool) -> None:
