@@ -33,6 +33,8 @@ bench: $(VENV)/.ready-run
 	$(BIN)/python benchmarks/twins.py
 	$(BIN)/python benchmarks/proxy.py
 	$(BIN)/python benchmarks/recording.py
+	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/foresight.py
 
 bench-load: $(VENV)/.ready-dev $(PEERS)/.ready
 	$(BIN)/python benchmarks/calls.py --peers $(PEERS)/bin/python

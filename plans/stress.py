@@ -31,6 +31,7 @@ from busyhour.gates import AtLeast, AtMost, NothingLeft
 from busyhour.indicators import (
     across,
     barge_in_stop,
+    call_setup,
     call_success,
     dead_air,
     dropped,
@@ -61,6 +62,7 @@ MONOLOGUES = 8  # of 40 s, without a pause: more than 5 minutes
 
 GREETED = Scenario("listen to the greeting", [Greeting()])
 SHORT = Scenario("one question", [Greeting(), Say("hours.parking")])
+TWICE = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("price.card")])
 TALKING = Scenario(
     "a conversation",
     [Greeting(), Say("hours.saturday"), Say("hours.parking"), Say("price.insurance"), Say("price.card")],
@@ -265,7 +267,7 @@ class Demands:
         self.controls += [
             Control(yields, red=self._defect("no_clear", few, may=[stops, prompt]), benign=late),
             Control(stops, red=self._defect("slow_barge_in:900", few, may=[prompt]), benign=late),
-            Control(prompt, red=self._defect("slow_response:500", few), benign=self._defect("slow_response:100", few)),
+            Control(prompt, red=self._defect("slow_response:500", few), benign=self._defect("slow_response:50", few)),
         ]
 
     def _of_the_monologue(self) -> None:
@@ -282,19 +284,20 @@ class Demands:
 
     def _of_crowds(self) -> None:
         burst, parallel, crowded = self._phases.burst, self._phases.parallel, self._phases.crowded()
+        answered = AtMost(call_setup(burst, q=0.9), 3000, "ms")
         greeted = AtMost(first_audio_latency(burst, q=0.9), 3000, "ms")
         prompt = AtMost(across("a crowd", [response_latency(phase, q=0.9) for phase in crowded]), 1000, "ms")
         every = [self._phases.interruptions, self._phases.monologue, *crowded]
         success = AtLeast(across("all stress", [call_success(phase) for phase in every]), 90, "%")
-        self.gates += [greeted, prompt, success]
-        fine = self._defect("warm_up:100", parallel)
-        crowd = replace(burst, arrivals=Burst(MAX_CALLS), workload=Call([GREETED]))
-        slow, slower = (self._defect(f"serial_dispatch:{ms}", crowd) for ms in (60, 300))
-        impatient = self._defect("slow_response:800", parallel, may=[success])
+        self.gates += [answered, greeted, prompt, success]
+        comers = replace(burst, arrivals=Burst(MAX_CALLS), workload=Call([GREETED]))
+        alone = replace(parallel, workload=Call([TWICE]))
+        in_time, fine = self._defect("serial_dispatch:60", comers), self._defect("warm_up:100", alone)
         self.controls += [
-            Control(greeted, red=slower, benign=slow),
-            Control(prompt, red=impatient, benign=fine),
-            Control(success, red=self._defect("hang_up_early:0.5", parallel), benign=fine),
+            Control(answered, red=self._defect("serial_dispatch:250", comers), benign=in_time),
+            Control(greeted, red=self._defect("slow_greeting:3500", comers), benign=in_time),
+            Control(prompt, red=self._defect("slow_response:800", alone), benign=fine),
+            Control(success, red=self._defect("hang_up_early:0.5", alone), benign=fine),
         ]
 
     def _of_endings(self) -> None:
@@ -310,7 +313,7 @@ class Demands:
         broken, given_up = endings.batches["media broken"], endings.batches["given up"]
         talked, silent = [endings.warm_up, *broken], [endings.warm_up, *unheard[: BATCHES + 1]]
         pooling = self._left("pool_high_water:512", talked)
-        callers = replace(endings.next_callers["media broken"], arrivals=Burst(15, 2, 12.0))
+        callers = replace(endings.next_callers["media broken"], arrivals=Burst(30), workload=Call([TWICE]))
         self.controls += [
             Control(left, red=self._left("leak_fd", talked), benign=pooling),
             Control(left, red=self._left("leak_task_on_refused", [endings.warm_up, *given_up]), benign=pooling),

@@ -208,6 +208,10 @@ def test_a_value_is_not_rounded_to_the_limit_that_it_breaks() -> None:
         (MemoryRun(), "phase steady did not begin"),
         (whole_run(calls(3)), "phase steady ran with 3 calls, which gave no reading of it"),
         (whole_run(calls(1)), "phase steady ran with 1 call, which gave no reading of it"),
+        (
+            whole_run(calls(1), [call(n, outcome="refused", why=f"404 of call {n}") for n in (2, 3)]),
+            "phase steady ran with 3 calls, which gave no reading of it: 2 of them failed: refused (404 of call 2)",
+        ),
     ],
 )
 def test_what_was_not_measured_is_told_with_the_reason(run: MemoryRun, reason: str) -> None:

@@ -362,6 +362,24 @@ def test_a_newer_format_says_so_and_what_to_do(written: Path) -> None:
     assert f"its format is {FORMAT_VERSION + 1}, this one reads {FORMAT_VERSION}; upgrade busyhour" in words
 
 
+@pytest.mark.usefixtures("impatient")
+def test_who_reads_it_does_not_keep_it_from_being_closed(path: Path) -> None:
+    journal = Journal.create(path, {})
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM marks").fetchone()
+        journal.append(Mark(1, "run.ended"))
+        journal.close()
+    with open_run(path) as run:
+        assert [mark.kind for mark in run.marks("run.ended")] == ["run.ended"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for who has locked it no longer than a test should take."""
+    monkeypatch.setattr("busyhour.journal._LOCKED_SECONDS", 0.1)
+
+
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_damaged(written: Path, share: float) -> None:
     whole = written.read_bytes()

@@ -53,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segments": FOUNDATION,
     "engine": FOUNDATION | {"attendance", "clock", "keeping", "performing", "probes", "segments", "services"},
     # what joins them
-    "planfile": FOUNDATION | {"arrivals", "faults"},
+    "kinds": FOUNDATION,
+    "planfile": FOUNDATION | {"arrivals", "faults", "kinds"},
     "preflight": FOUNDATION | {"descriptors", "proc", "workloads"},
     "prospects": FOUNDATION | {"arrivals", "gates", "indicators", "planfile", "statistics", "workloads"},
     "proofs": FOUNDATION | {"clock", "planfile"},

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from uuid import uuid4
 from xml.etree import ElementTree
@@ -28,7 +29,6 @@ from busyhour.proc import stat
 pytest_plugins = ["pytester"]
 
 PLANS = Path(__file__).parent / "plans"
-TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial"
 PLUGIN = ("-p", "busyhour.pytest_plugin", "-p", "no:cacheprovider")
 ASYNCIO = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
 WORD = """
@@ -213,9 +213,14 @@ def test_what_is_wrong_is_said_in_a_sentence(suite: pytest.Pytester) -> None:
         ])
         def test_is_wrong(busyhour, path, options):
             busyhour.run(path, **options)
+
+
+        @pytest.mark.parametrize(("ask", "value"), [("run", 3), ("plan", "tiny.py"), ("call", 3)])
+        def test_is_something_else(busyhour, ask, value):
+            getattr(busyhour, ask)(value)
         """,
     )
-    result.assert_outcomes(failed=6)
+    result.assert_outcomes(failed=9)
     result.stdout.fnmatch_lines(
         [
             "E * Failed: */nowhere.py: there is no such plan file; *",
@@ -225,6 +230,9 @@ def test_what_is_wrong_is_said_in_a_sentence(suite: pytest.Pytester) -> None:
             "E * Failed: */tiny.py: option calls='many' is not a valid int",
             "E * Failed: agent (*) exited with 1 when it was started; its last lines:",
             "E *     no API key: set AGENT_KEY",
+            "E * Failed: busyhour.run takes the path of a plan file, not a int; see busyhour.plan",
+            "E * Failed: busyhour.plan takes a Plan, not a str; a plan file is for busyhour.run",
+            "E * Failed: busyhour.call takes the ws:// URL of an agent, or a service like Command(...), not 3",
         ]
     )
     assert "pytest_plugin.py" not in result.stdout.str()
@@ -436,6 +444,11 @@ def left(mark: str) -> list[int]:
     return found
 
 
+def test_pytest_finds_it() -> None:
+    (found,) = [point for point in entry_points(group="pytest11") if point.name == "busyhour"]
+    assert found.load() is pytest_plugin
+
+
 def test_collecting_imports_nothing_heavy(suite: pytest.Pytester) -> None:
     suite.makeconftest(
         """
@@ -450,48 +463,3 @@ def test_collecting_imports_nothing_heavy(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_agent="def test_answers(busyhour):\n    pass\n")
     result = suite.runpytest_subprocess(*PLUGIN, "--collect-only")
     result.stdout.fnmatch_lines(["imported: []", "*1 test collected*"])
-
-
-# ---------------------------------------------------------------- the tutorial
-
-
-SHORT = """
-import runpy
-from dataclasses import replace
-
-from busyhour import Burst
-
-
-def short(phase):
-    scenarios = [replace(one, steps=one.steps[:2]) for one in phase.workload.scenarios]
-    return replace(phase, arrivals=Burst(2), workload=replace(phase.workload, scenarios=scenarios))
-
-
-def plan(patience: float = 60):
-    whole = runpy.run_path("whole.py")["plan"](patience)
-    gates = [gate for gate in whole.gates if "dead air" in gate.name]
-    return replace(whole, phases=[short(whole.phases[1])], gates=gates, valid_if=(), controls=())
-"""
-NO_LIMITS = (r"< [0-9.]+", "< 60_000"), (r'\d+, "(ms|s)"', r'60, "\1"')  # of a busy machine
-
-
-@pytest.mark.long
-def test_the_tutorial(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its tests as they stand, but for the limits; of the plan of the first tutorial, two calls in the last phase."""
-    code = (TUTORIAL / "test_agent.py").read_text()
-    page = (TUTORIAL / "02-in-your-own-tests.md").read_text()
-    shown = re.findall("```python\n(.*?)```", page, flags=re.DOTALL)
-    assert shown
-    assert [block for block in shown if block not in code] == []
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for pattern, free in NO_LIMITS:
-        code = re.sub(pattern, free, code)
-    for name, text in {
-        "agent.py": (TUTORIAL / "agent.py").read_text(),
-        "whole.py": (TUTORIAL / "first.py").read_text().replace('3, "s"', '60, "s"'),
-        "first.py": SHORT,
-        "test_agent.py": code,
-    }.items():
-        (pytester.path / name).write_text(text)
-    result = pytester.runpytest_subprocess(*PLUGIN, "-p", "xdist", "-n3")
-    result.assert_outcomes(passed=3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from busyhour.gates import AtMost, NoLeak, NothingLeft
@@ -122,6 +124,30 @@ def test_calls_that_come_to_cost_more_are_seen_in_the_second_half() -> None:
     assert dearer.outcome is Outcome.FAIL, dearer.because
     assert "ms (" in dearer.because.partition(", over 1.2: ")[2], "both halves are told"
     assert AtMost(worse, 1.2).judge(busy([100.0 + n % 4 for n in range(119)])).outcome is Outcome.PASS
+
+
+def test_a_short_soak_says_how_little_it_could_have_seen() -> None:
+    """18 minutes, a reading each 10 s and a call each 30 s, and longer: the smallest leak that is visible falls."""
+    rng, told = np.random.default_rng(3), []
+    for hours in (0.3, 1, 3):
+        count = round(360 * hours)
+        memory = 60 + rng.normal(0, 0.2, count)
+        calls = [call(n, at_s=30 * n, seconds=20) for n in range(count // 3)]
+        samples = read("private_mb", [(10 * n, float(memory[n])) for n in range(count)])
+        verdict = NoLeak("agent", 6, settling_hours=hours / 8).judge(
+            whole_run(*calls, samples=samples, seconds=3600 * hours)
+        )
+        pattern = r"the smallest leak this run could have seen is ([\d.]+) MB/h, [\d.]+ KB per call, a warm-up of up to"
+        (smallest,) = re.findall(pattern, verdict.because)
+        told.append(float(smallest))
+    assert 6 < told[2] < told[1] < told[0] < 60
+
+
+def test_of_a_leak_by_the_call_few_calls_say_nothing() -> None:
+    samples = read("private_mb", [(10 * n, 60 + 0.2 * (n % 3)) for n in range(108)])
+    calls = [call(n, at_s=300 * n, seconds=40) for n in range(3)]
+    verdict = NoLeak("agent", 6, settling_hours=0.15).judge(whole_run(*calls, samples=samples, seconds=1080))
+    assert "MB/h by the clock (3 calls are too few to tell of one by the call), a warm-up" in verdict.because
 
 
 # ---------------------------------------------------------------- what could not be read

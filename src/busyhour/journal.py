@@ -160,7 +160,10 @@ class Journal:
         self._enqueue("meta", (key, as_json(value)))
 
     def close(self) -> None:
-        """Write all that waits and leave a single file. Raises the writer's JournalError. Once closed, does nothing."""
+        """Write all that waits and leave a single file, unless somebody has it open. Once closed, does nothing.
+
+        Raises the writer's JournalError.
+        """
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -208,7 +211,7 @@ class Journal:
     def _write_until_closed(self) -> None:
         try:
             self._commit_until_closed()
-            self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._become_one_file()
         except sqlite3.Error as error:
             self._trouble = self._unwritable(error)
             if self.on_failure is None or not self._hold.give_up_room():
@@ -217,11 +220,19 @@ class Journal:
             self._write_last_words()
             raise self._trouble from None
 
+    def _become_one_file(self) -> None:
+        """Whoever has it open keeps its log beside it, where the next who opens it finds all that was committed."""
+        try:
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+
     def _write_last_words(self) -> None:
         """How the run ends, if there is room for that. What is committed is there, be it still in the log."""
         try:
             self._commit_until_closed()
-            self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._become_one_file()
         except sqlite3.Error:  # no room for that either: the trouble itself is what is raised
             return
 

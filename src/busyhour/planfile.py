@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from busyhour.arrivals import Hold
 from busyhour.errors import PlanError
 from busyhour.faults import contradictions
+from busyhour.kinds import misfits
 from busyhour.model import Checkable, Gate, Phase, Plan, Variation
 
 
@@ -124,6 +125,8 @@ def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str
 
 def check(plan: Plan) -> list[str]:
     """Every problem of a plan that can be seen without starting it."""
+    if strange := misfits(plan):
+        return strange  # nothing else could be asked of it
     problems = _double("phase", [phase.name for phase in plan.phases])
     services = plan.everyone
     problems += _double("service", [service.name for service in services])

@@ -69,6 +69,12 @@ class Command:
             raise PlanError(f"{self.name}: the command {self.command!r} cannot be split: {error}") from None
         if not self._argv:
             raise PlanError(f"{self.name}: the command is empty")
+        if strange := [
+            f"{self.name}: its environment gives {variable} the value {value!r}; give a text, or a service of the plan"
+            for variable, value in self.env.items()
+            if not isinstance(value, str) and not hasattr(value, "running")
+        ]:
+            raise PlanError(strange)
 
     @asynccontextmanager
     async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:

@@ -161,8 +161,10 @@ class _Coding:
         self._parts: list[np.ndarray[Any, np.dtype[np.int32]]] = []
 
     def add(self, column: Iterator[str] | Sequence[str]) -> None:
-        known = self._known
-        codes = [known.setdefault(word, len(known)) for word in column]
+        known, told = self._known, list(column)
+        codes = list(map(known.get, told))
+        if None in codes:
+            codes = [known.setdefault(word, len(known)) for word in told]
         self._parts.append(np.array(codes, dtype=np.int32))
 
     @property

@@ -15,7 +15,7 @@ from busyhour.carriers import TeXML, Twilio
 from busyhour.clock import SystemClock
 from busyhour.errors import PlanError
 from busyhour.faults import carrier as faults
-from busyhour.model import MS, Fault, Line, Proof
+from busyhour.model import MS, CallFailed, Fault, HeardKind, Line, Proof
 
 from .document_agent import SETUP, DocumentAgent, response, serving
 
@@ -106,6 +106,26 @@ async def test_media_are_disturbed_as_at_any_carrier(make: Any) -> None:
         chunks = [int(frame["media"]["chunk"]) for frame in await agent.shown("media", 30)]
         assert any(later - earlier > 2 for earlier, later in pairwise(chunks))
         assert (await proof.effect())[0]
+
+
+@pytest.mark.parametrize("make", [Twilio, TeXML])
+async def test_a_media_socket_breaks_as_at_any_carrier(make: Any) -> None:
+    carrier = make()
+    async with disturbed(carrier, faults.BrokenMedia(carrier, after_ms=50)) as (_, line, proof):
+        heard = await line.hear(CLOCK.now_ns() + 60_000 * MS)
+        while heard is not None and heard.kind is not HeardKind.ENDED:
+            heard = await line.hear(CLOCK.now_ns() + 60_000 * MS)
+        assert heard is not None
+        assert heard.detail.startswith("lost"), heard
+        assert "1 media sockets broken off" in (await proof.effect())[1]
+
+
+@pytest.mark.parametrize("make", [Twilio, TeXML])
+async def test_a_media_socket_is_not_reached_as_at_any_carrier(make: Any) -> None:
+    carrier = make()
+    with pytest.raises(CallFailed, match=r"media refused: .*does not get through"):
+        async with disturbed(carrier, faults.RefusedMedia(carrier)):
+            pass
 
 
 async def test_a_vice_that_they_have_not_is_named() -> None:

@@ -4,92 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
-import sqlite3
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.html.sample_runs import HACK, META, absent, calls, judged, page, requests, samples, silent, whole
+from tests.html.reading_pages import Tree, charts, embedded, told
+from tests.html.sample_runs import HACK, META, absent, calls, judged, page, samples, silent, whole
 
-from busyhour.gates import AtLeast, AtMost, Judgement, NoLeak
-from busyhour.indicators import call_success, dead_air, missed_turns, response_latency
-from busyhour.journal import Journal, StoredRun, open_run
-from busyhour.model import SECOND, Estimate, Mark, Operation, Outcome, Run, Sample, Verdict
+from busyhour.gates import AtMost, Judgement, NoLeak
+from busyhour.indicators import response_latency
+from busyhour.model import SECOND, Estimate, Mark, Outcome, Verdict
 from busyhour.reports import html
-from busyhour.reports import json as json_report
 from busyhour.reports.html import percentiles
 from busyhour.reports.html.page import write_sections
 from busyhour.reports.html.scene import Scene
 from busyhour.reports.html.tabled import capacity
 from busyhour.statistics.wording import number
-from busyhour.testing import MemoryRun, answered, turn, whole_run
-
-VOID = {"meta", "br", "input", "link", "img", "hr"}
-
-
-class Tree(HTMLParser):
-    """Checks that elements are closed in order, and keeps texts by what they are in."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[tuple[str, Mapping[str, str | None]]] = []
-        self.texts: list[tuple[str, str, str]] = []  # the classes it is in, the gate it is of, the text
-        self.tags: list[tuple[str, Mapping[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {[tag for tag, _ in self.open]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        opened, _ = self.open.pop()
-        assert opened == tag, f"</{tag}> closes <{opened}>"
-
-    def handle_data(self, data: str) -> None:
-        classes = " ".join(str(attrs.get("class") or "") for _, attrs in self.open)
-        gate = next((str(attrs["data-gate"]) for _, attrs in self.open if attrs.get("data-gate")), "")
-        if data.strip():
-            self.texts.append((classes, gate, data.strip()))
-
-    def said(self, kind: str) -> list[str]:
-        return [text for classes, _, text in self.texts if kind in classes.split()]
-
-
-def embedded(text: str, name: str) -> Any:
-    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
-
-
-def told(run: Run, judgement: Judgement) -> Any:
-    out = io.StringIO()
-    json_report.report(run, judgement, out)
-    return json.loads(out.getvalue())
+from busyhour.testing import answered, turn, whole_run
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
     return page(whole())
-
-
-def charts(text: str) -> Iterator[Mapping[str, Any]]:
-    data = embedded(text, "data")
-    return (chart for section in data.values() for chart in section.get("charts", ()))
 
 
 # ---------------------------------------------------------------- the same figures everywhere
@@ -188,6 +128,21 @@ def test_what_did_not_pass_stands_first_and_the_harness_apart(text: str) -> None
     assert max(places) < min(text.index(f'<p class="because">{because}') for because in passed)
     harness = text.index('<details class="harness">')
     assert all(text.index(f'<p class="because">{v["because"]}') > harness for v in said["validity"])
+
+
+def test_a_gate_that_did_not_pass_leads_to_a_call_of_its_own_phase() -> None:
+    run = whole_run(
+        calls(5), calls(5, phase="llm in trouble", since_s=300), phases=["steady", "llm in trouble"], meta=META
+    )
+    some = [
+        AtMost(response_latency("llm in trouble", 0.5), 1, "ms"),
+        AtMost(response_latency("steady", 0.5), 9_000, "ms"),
+    ]
+    text = page(run, judged(run, some=some))
+    (number,) = re.findall(r'href="#call-(\d+)">Hear', text)
+    worst = embedded(text, "data")["calls"]["calls"]
+    assert next(call["phase"] for call in worst if call["number"] == int(number)) == "llm in trouble"
+    assert worst[0]["phase"] == "llm in trouble", "what is missed comes first"
 
 
 def test_each_section_is_there_because_there_is_something_to_show(text: str) -> None:
@@ -319,135 +274,6 @@ def test_the_licences_are_in_the_page_and_beside_the_files(text: str) -> None:
     assert "SIL Open Font License" in (assets / "Inter.LICENSE.txt").read_text()
     for words in ("Leon Sorokin", "The Inter Project Authors"):
         assert words in text
-
-
-# ---------------------------------------------------------------- bad input
-
-
-def test_a_run_that_never_began_is_invalid_and_has_a_page() -> None:
-    text = page(MemoryRun(), judged(MemoryRun()))
-    Tree(text)
-    assert "<title>INVALID" in text
-    assert "it never began" in text
-    assert "not in the journal" in text
-
-
-def test_an_invalid_run_gives_each_reason_and_no_figure_of_the_target() -> None:
-    run = whole()
-    disagree = Mark(9 * SECOND, "clocks.disagree", "", {"obituary": "the clocks of two machines disagree"})
-    text = page(replace(run, marked=[*run.marked, disagree]))
-    tree = Tree(text)
-    assert "INVALID" in tree.said("outcome")
-    assert '<details class="harness" open>' in text
-    assert not tree.said("value-told") or all("dropped" in gate for c, gate, _ in tree.texts if "value-told" in c)
-    assert "nothing is said of the target" in text
-
-
-def test_a_run_that_was_cut_short_has_a_page() -> None:
-    run = whole()
-    marks = [mark for mark in run.marked if mark.kind not in {"run.ended", "phase.ended", "fault.ended", "fault.proof"}]
-    text = page(replace(run, marked=marks))
-    Tree(text)
-    assert "(cut)" in text
-    assert "no proof of its effect" in text
-
-
-def test_requests_have_latency_and_throughput_and_no_calls() -> None:
-    text = page(requests())
-    Tree(text)
-    ids = [chart["id"] for chart in charts(text)]
-    assert ids == ["latency-0", "traffic-rate"]
-    assert 'id="calls"' not in text
-    assert ">refused</th>" in text
-    assert "62,640 requests; 62,400 were answered right, 240 were not." in text
-
-
-def test_thousands_of_phases_make_a_bounded_page_that_says_so() -> None:
-    names = [f"phase {n}" for n in range(3_000)]
-    failed = [replace(one, outcome="hung up") for one in calls(1, phase="phase 2999")[:1]]
-    run = whole_run(calls(3, phase="phase 7"), failed, phases=names, meta=META, seconds=6_000)
-    text = page(run)
-    Tree(text)
-    assert len(text) < 1_000_000
-    assert "2,940 more phases are not shown" in text
-    assert "are shaded, 2,700 more are not" in text
-    assert ">phase 2999</th>" in text, "one that failed is shown"
-    assert len(embedded(text, "data")["bands"]["phases"]) == 300
-
-
-def test_names_in_any_alphabet() -> None:
-    name = "Hauptlast über 你好 \U0001f4de\u202e"
-    run = whole_run(calls(3, phase=name), phases=[name], meta={**META, "plan": f"pläne/{name}.py"})
-    text = page(run)
-    Tree(text)
-    assert text.count(name) > 3
-    text.encode("utf-8")
-
-
-def test_a_journal_from_before_there_was_sound_or_commit_has_a_page(tmp_path: Path) -> None:
-    run = whole(meta={"plan": "plans/telephone.py", "version": "0.0.9"})
-    path = tmp_path / "x.journal"
-    with Journal.create(path, run.meta) as journal:
-        entries: list[Operation | Sample | Mark] = [*run.recorded, *run.sampled, *run.marked]
-        for entry in entries:
-            journal.append(entry)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DROP TABLE recordings")
-    with open_run(path) as stored:
-        text = page(stored, judged(stored))
-    Tree(text)
-    assert "There is no sound" in text
-    assert re.search(r"<dt>Commit</dt><dd>not in the journal", text)
-
-
-def test_a_journal_and_its_objects_make_the_same_page(tmp_path: Path) -> None:
-    run = whole()
-    path = tmp_path / "x.journal"
-    with Journal.create(path, run.meta) as journal:
-        entries: list[Operation | Sample | Mark] = [*run.recorded, *run.sampled, *run.marked]
-        for entry in entries:
-            journal.append(entry)
-    with open_run(path) as stored:
-        mine, others = embedded(page(stored), "data"), embedded(page(run), "data")
-    assert mine.keys() == others.keys()
-    for name in mine.keys() - {"calls"}:
-        assert mine[name] == others[name], name
-
-
-def test_no_object_is_made_for_each_operation_of_a_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.journal"
-    run = whole_run(calls(1_200, every_s=2), samples=samples(2_400), meta=META, seconds=2_500)
-    with Journal.create(path, run.meta) as journal:
-        entries: list[Operation | Sample | Mark] = [*run.recorded, *run.sampled, *run.marked]
-        for entry in entries:
-            journal.append(entry)
-    made: list[object] = []
-    plain_operations, plain_samples = StoredRun.operations, StoredRun.samples
-
-    def operations(self: StoredRun, kind: str, phase: str | None = None) -> Sequence[Operation]:
-        found = plain_operations(self, kind, phase)
-        made.extend(found)
-        return found
-
-    def samples_(self: StoredRun, source: str, name: str, phase: str | None = None) -> Sequence[Sample]:
-        found = plain_samples(self, source, name, phase)
-        made.extend(found if name == "loop_lag_ms" else ())
-        return found
-
-    monkeypatch.setattr(StoredRun, "operations", operations)
-    monkeypatch.setattr(StoredRun, "samples", samples_)
-    with open_run(path) as stored:
-        some = [AtMost(response_latency("steady"), 2_000, "ms"), AtMost(missed_turns("steady"), 20, "%")]
-        some += [AtLeast(call_success("steady"), 50, "%"), AtMost(dead_air("steady"), 60, "s")]
-        page(stored, judged(stored, some=some))
-    assert len(run.recorded) > 7_000
-    assert len(made) < 200
-
-
-def test_a_plan_without_gates_says_that_nothing_was_demanded() -> None:
-    run = whole()
-    text = page(run, judged(run, some=[]))
-    assert "<title>NOT RUN" in text
 
 
 # ---------------------------------------------------------------- other documents

@@ -269,6 +269,9 @@ async def test_latencies_are_those_that_were_set_and_witnessed() -> None:
         assert row.ended_ns is not None
         assert row.began_ns <= row.due_ns <= row.ended_ns
         assert row.ended_ns - row.due_ns >= 250 * MS
+        closed_ns = row.detail["closed_ns"]
+        assert isinstance(closed_ns, int)
+        assert asked_ns <= closed_ns <= row.ended_ns - 250 * MS
         assert (row.who, row.outcome, row.detail["transcript"]) == ("stt", "ok", "Are you open on Sundays?")
         assert row.id.startswith(f"stt/{row.detail['connection']}/")
 
@@ -288,6 +291,9 @@ async def test_arrival_times_are_those_of_the_speech() -> None:
         assert row.began_ns is not None
         assert sent[max(first - 1, 0)] <= row.began_ns <= sent[first + 4]
         assert sent[last - 4] <= row.due_ns
+        closed_ns = row.detail["closed_ns"]
+        assert isinstance(closed_ns, int)
+        assert closed_ns > row.due_ns  # its pause had to be heard first
 
 
 async def test_events_of_the_sdk() -> None:

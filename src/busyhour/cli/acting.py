@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from busyhour import controls, listen, matrix, preflight, proofs, resuming, timeline
+from busyhour import controls, listen, matrix, preflight, proofs, prospects, resuming, timeline
 from busyhour.attribute import command as attributing
 from busyhour.capacity import command as searching
 from busyhour.checkpoints import Checkpoints
@@ -78,17 +78,22 @@ def run_plan(arguments: argparse.Namespace) -> int:
     console, title = _console(), file.path.stem
     with ExitStack() as files:
         reports = _reports(arguments, files)
-        for phase, why in lacking(file.plan).items():
-            note = f"note: the phase {phase!r} will not be carried out: {why}"
-            console.print(note, highlight=False, soft_wrap=True, markup=False)
-        if crowd := too_many(arguments.processes):
-            console.print(f"note: {crowd}", highlight=False, soft_wrap=True, markup=False)
+        for note in _notes(file, arguments.processes):
+            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
         seed, processes = arguments.seed, arguments.processes
         perform = partial(conduct, file, file.plan, journal=journal, seed=seed, title=title, processes=processes)
         perform = partial(perform, checkpoints=checkpoints, exports=exports)
         code = _performed(perform, file, journal, reports, console)
     sys.stdout.write(f"\njournal: {journal}\n")
     return code
+
+
+def _notes(file: PlanFile, processes: int) -> Iterator[str]:
+    """What a run of it will not show, told before it is made."""
+    yield from (f"the phase {phase!r} will not be carried out: {why}" for phase, why in lacking(file.plan).items())
+    if crowd := too_many(processes):
+        yield crowd
+    yield from prospects.foretold(file)
 
 
 def resume_run(arguments: argparse.Namespace) -> int:
@@ -130,6 +135,8 @@ def run_on_locust(arguments: argparse.Namespace) -> int:
     swarm.check(arguments.theirs)
     file = load(Path(arguments.plan), _options(arguments))
     preflight.check(file.plan)
+    for note in prospects.foretold(file):
+        complain(f"note: {note}")
     stamp = wall_time()[:19].translate({ord("-"): None, ord(":"): None})
     journal = Path(arguments.journal or f"runs/{file.path.stem}-{stamp}.journal")
     chosen = Settings(str(file.path.resolve()), file.options, arguments.seed, str(journal), arguments.shape)

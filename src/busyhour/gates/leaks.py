@@ -23,6 +23,7 @@ _OUTCOMES = {
     Finding.STEP: Outcome.PASS,  # it grew once, and stayed
 }
 _BADNESS = list(Outcome)
+_LEAST_CALLS = 10  # what fewer keep comes in steps, and steps are not growth
 COUNTED = (Sensor.DESCRIPTORS, Sensor.THREADS, Sensor.TASKS, Sensor.SOCKETS, Sensor.CHILDREN)
 
 
@@ -108,20 +109,29 @@ class NoLeak:
             because.append(
                 f"what grows: {', '.join(found.classes)} ({found.because})" if found.classes else found.because
             )
-        because += self._power(trend)
+        because += self._power(trend, _calls(life))
         return f"{', '.join(told)}; limit {exactly(self.mb_per_hour)} MB/h: {'; '.join(filter(None, because))}"
 
-    def _power(self, trend: Trend) -> list[str]:
+    def _power(self, trend: Trend, calls: int | None) -> list[str]:
         told = []
         if trend.smallest_detectable is not None and isfinite(trend.smallest_detectable):
             smallest = f"the smallest leak this run could have seen is {number(trend.smallest_detectable)} MB/h"
-            if trend.smallest_detectable_per_call is not None and isfinite(trend.smallest_detectable_per_call):
+            if calls is not None and calls < _LEAST_CALLS:
+                few = "1 call is" if calls == 1 else f"{calls} calls are"
+                smallest += f" by the clock ({few} too few to tell of one by the call)"
+            elif trend.smallest_detectable_per_call is not None and isfinite(trend.smallest_detectable_per_call):
                 smallest += f", {number(1000 * trend.smallest_detectable_per_call)} KB per call"
             told.append(f"{smallest}, a warm-up of up to {number(self.settling_hours)} h allowed for")
         if trend.needed_hours is not None and trend.finding in (Finding.INCONCLUSIVE, Finding.SUSPECT):
             needed = trend.needed_hours
             told.append("no length of run would decide at this limit" if needed == inf else f"{number(needed)} h would")
         return told
+
+
+def _calls(life: Life) -> int | None:
+    """How many were completed in it; None where no call is known of."""
+    completed = next((trace.completed for trace in life.traces.values() if trace.completed is not None), None)
+    return None if completed is None or not len(completed) else round(completed[-1] - completed[0])
 
 
 def _unread(run: Run, service: str, sensors: Sequence[Sensor]) -> str:

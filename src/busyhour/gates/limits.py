@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 
 from busyhour.errors import PlanError
 from busyhour.indicators.unread import why_unmeasured
-from busyhour.model import Comparison, Estimate, Evidence, Indicator, Outcome, Run, Verdict
+from busyhour.model import Comparison, Estimate, Evidence, Indicator, Operation, Outcome, Run, Verdict
 from busyhour.statistics.wording import exactly, number, spread, with_unit
 
 _UNITS = {
@@ -38,6 +39,7 @@ class AtMost:
     alpha: float = field(default=0.05, kw_only=True)
 
     def __post_init__(self) -> None:
+        _check_kinds(self.indicator, [self.limit])
         _check(self.name, self.indicator, [self.limit], self.unit, self.alpha)
 
     @property
@@ -66,6 +68,7 @@ class AtLeast:
     alpha: float = field(default=0.05, kw_only=True)
 
     def __post_init__(self) -> None:
+        _check_kinds(self.indicator, [self.limit])
         _check(self.name, self.indicator, [self.limit], self.unit, self.alpha)
 
     @property
@@ -94,6 +97,7 @@ class Between:
     alpha: float = field(default=0.05, kw_only=True)
 
     def __post_init__(self) -> None:
+        _check_kinds(self.indicator, [self.low, self.high])
         _check(self.name, self.indicator, [self.low, self.high], self.unit, self.alpha)
 
     @property
@@ -198,12 +202,23 @@ class _Weighing:
             return f"{self.indicator.what} was not measured: {why}"
         if not self.indicator.phases:
             return f"{self.indicator.what} was not measured: the run gave no reading of it"
-        calls = sum(len(run.operations("call", phase)) for phase in self.indicator.phases)
-        counted = f"{calls} call{'' if calls == 1 else 's'}"
+        calls = [call for phase in self.indicator.phases for call in run.operations("call", phase)]
+        counted = f"{len(calls)} call{'' if len(calls) == 1 else 's'}"
         return (
             f"{self.indicator.what} was not measured: {_phases(self.indicator.phases)} ran with {counted}, "
-            "which gave no reading of it"
+            f"which gave no reading of it{_failures(calls)}"
         )
+
+
+def _failures(calls: Sequence[Operation]) -> str:
+    """What most of the calls that failed failed of, and what the first of those said."""
+    failed = [call for call in calls if call.outcome != "ok"]
+    if not failed:
+        return ""
+    ((most, times),) = Counter(call.outcome for call in failed).most_common(1)
+    first = next(call for call in failed if call.outcome == most)
+    why = str(first.detail.get("why") or "").removeprefix(f"{most}: ")
+    return f": {times} of them failed: {most}{f' ({why})' if why else ''}"
 
 
 def _phases(names: Sequence[str]) -> str:
@@ -231,6 +246,14 @@ class _Ends:
 
 
 # ---------------------------------------------------------------- checking the plan's words
+
+
+def _check_kinds(indicator: object, limits: Sequence[object]) -> None:
+    if isinstance(indicator, type) or not hasattr(indicator, "what"):
+        raise PlanError(f"a gate sets a limit to an indicator, like response_latency(steady), not to {indicator!r}")
+    for limit in limits:
+        if not isinstance(limit, int | float):
+            raise PlanError(f"a gate of {indicator.what}: its limit is a number, not {limit!r}")
 
 
 def _check(gate: str, indicator: Indicator, limits: Sequence[float], unit: str, alpha: float) -> None:

@@ -130,12 +130,12 @@ class YieldedWithin:
 
 def dead_air_s(run: Run, phase: str) -> Readings:
     """The longest silence that the agent owed in each turn: before its answer, or within it."""
-    turns = operations_of(run, "turn", phase, instants=("gave_up_ns",))
+    turns = _given_up(run, "turn", phase)
     calls = turns.call.numbered()
     order = np.argsort(calls.codes, kind="stable")  # call by call, as they first come; in each by when it was due
     turns, codes = turns.taken(order), calls.codes[order]
     owed = _owed_s(turns)
-    pauses = operations_of(run, "pause", phase, instants=("gave_up_ns",))
+    pauses = _given_up(run, "pause", phase)
     first, beyond = (np.searchsorted(codes, np.arange(len(calls.words)), side=side) for side in ("left", "right"))
     places = {word: code for code, word in enumerate(calls.words)}
     of_pauses = _owed_s(pauses)
@@ -148,8 +148,14 @@ def dead_air_s(run: Run, phase: str) -> Readings:
     return Readings(owed, Words(codes, calls.words))
 
 
+def _given_up(run: Run, kind: str, phase: str) -> OperationColumns:
+    """With when the caller gave up, where there is any need to know."""
+    silent = operations_of(run, kind, phase)
+    return silent if silent.ended.all() else operations_of(run, kind, phase, instants=("gave_up_ns",))
+
+
 def _owed_s(silent: OperationColumns) -> Floats:
-    until_ns = np.where(silent.ended, silent.ended_ns, silent.instants["gave_up_ns"])
+    until_ns = np.where(silent.ended, silent.ended_ns, silent.instants.get("gave_up_ns", NEVER))
     return np.where(until_ns == NEVER, inf, np.maximum(0, until_ns - silent.due_ns) / SECOND)
 
 
@@ -168,19 +174,19 @@ def succeeded(run: Run, phase: str) -> Readings:
 
 
 def transferred(run: Run, phase: str) -> Readings:
-    calls = _concluded(run, phase)
+    calls = _concluded(run, phase, "why")
     return Readings(calls.texts["why"].are("transferred").astype(np.float64), calls.call)
 
 
-def _concluded(run: Run, phase: str) -> OperationColumns:
-    calls = operations_of(run, "call", phase, texts=("why",))
+def _concluded(run: Run, phase: str, *texts: str) -> OperationColumns:
+    calls = operations_of(run, "call", phase, texts=texts)
     finished = any(mark.name == phase for mark in run.marks("phase.ended"))
     return calls if finished else calls.taken(~calls.outcome.are("cut off"))
 
 
 def why_failed(run: Run, phase: str) -> str:
     """The commonest reasons of the calls that failed, each with the first call of it and what was seen there."""
-    calls = _concluded(run, phase)
+    calls = _concluded(run, phase, "why")
     failed = calls.taken(~calls.outcome.are("ok"))
     reasons = failed.outcome.counts()
     told = []

@@ -12,7 +12,7 @@ A diagnosis judges nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
@@ -117,11 +117,11 @@ class _What:
     owed: bool = False
 
 
-_KNOWN: Mapping[object, _What] = {
-    readings.response_ms: _What("turn", MS),
-    readings.greeting_ms: _What("greeting", MS),
-    readings.dead_air_s: _What("turn", SECOND, owed=True),
-}
+_KNOWN: Sequence[tuple[object, _What]] = (
+    (readings.response_ms, _What("turn", MS)),
+    (readings.greeting_ms, _What("greeting", MS)),
+    (readings.dead_air_s, _What("turn", SECOND, owed=True)),
+)
 
 
 def _read(indicator: Indicator) -> list[tuple[_What, str]]:
@@ -129,7 +129,7 @@ def _read(indicator: Indicator) -> list[tuple[_What, str]]:
     if not isinstance(indicator, QuantileOf | MeanOf):
         return []
     parts = indicator.read.parts if isinstance(indicator.read, Pooled) else ((indicator.read, indicator.phase),)
-    return [(_KNOWN[read], phase) for read, phase in parts if read in _KNOWN]
+    return [(what, phase) for read, phase in parts for known, what in _KNOWN if read is known]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

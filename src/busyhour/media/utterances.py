@@ -45,8 +45,10 @@ class _Row:
 def utterance(name: str, rate_hz: int = 8_000) -> Audio:
     """A shipped caller's utterance ("hours.today"). Raises PlanError, naming what is near, for another name."""
     if name not in _manifest("caller"):
-        near = get_close_matches(name, _manifest("caller"), n=3, cutoff=0.4)
-        meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_manifest('caller'))}"
+        known = list(_manifest("caller"))
+        near = get_close_matches(name, known, n=3, cutoff=0.4)
+        some = f"there are {len(known)}, like {', '.join(known[:5])}: {DATA / 'caller.tsv'} has them all"
+        meant = f"did you mean {' or '.join(near)}?" if near else some
         raise PlanError(f"no utterance {name!r}: {meant}")
     return _shipped("caller", name, rate_hz)
 

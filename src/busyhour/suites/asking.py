@@ -68,6 +68,8 @@ class Busyhour:
         plan: from the root of the suite, or from the folder of the test. The test fails unless all gates pass.
         """
         __tracebackhide__ = True
+        if not isinstance(plan, str | os.PathLike):
+            raise self._failure([f"busyhour.run takes the path of a plan file, not a {_kind(plan)}; see busyhour.plan"])
         path, journal = self._found(Path(plan)), self._journal()
 
         def carry_out() -> Plan:
@@ -84,6 +86,8 @@ class Busyhour:
         Its demands on the harness (`valid_if`) say whether the process of the tests kept its clock.
         """
         __tracebackhide__ = True
+        if not isinstance(plan, Plan):
+            raise self._failure([f"busyhour.plan takes a Plan, not a {_kind(plan)}; a plan file is for busyhour.run"])
         journal, folder = self._journal(), self._node.path.parent
 
         def carry_out() -> None:
@@ -206,3 +210,7 @@ class Busyhour:
         numbered = (f"-{number}" if number > 1 else "" for number in self._numbers)
         places = (folder / f"{name}{number}.journal" for number in numbered)
         return next(place for place in places if not place.exists())
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -10,7 +10,7 @@ from io import StringIO
 from math import inf
 
 from busyhour import timeline
-from busyhour.errors import ServiceError
+from busyhour.errors import PlanError, ServiceError
 from busyhour.model import MS, SECOND, Audio, Carrier, Endpoint, Operation, Service
 from busyhour.services import Mortal
 
@@ -62,6 +62,10 @@ async def place(
     Raises PlanError for an address, carrier or utterance that is none, ServiceError when something does not start and
     when there is no call to be had.
     """
+    if not isinstance(target, str) and not hasattr(target, "running"):
+        raise PlanError(
+            f"busyhour.call takes the ws:// URL of an agent, or a service like Command(...), not {target!r}"
+        )
     by = timeline.carrier_named(carrier) if isinstance(carrier, str) else carrier
     address = timeline.media_url(target + path) if isinstance(target, str) else ""
     audios = [timeline.spoken(one) if isinstance(one, str) else one for one in says or timeline.DEFAULT_SAYS]

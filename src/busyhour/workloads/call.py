@@ -7,7 +7,7 @@ Nothing here measures time itself, so nothing here can add to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -84,6 +84,7 @@ class Press:
 
 
 Step: TypeAlias = Greeting | Say | BargeIn | HangUp | Silence | Press
+_STEPS = "Greeting, Say, BargeIn, HangUp, Silence and Press"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Call:
 
     def problems(self) -> list[str]:
         """Utterances that there are not, keys that no telephone has. Loads the audio, so that no call waits for it."""
+        if strange := list(_strange(self.scenarios)):
+            return strange
         found = [] if self.scenarios else ["a Call needs at least one Scenario"]
         for scenario in self.scenarios:
             if any(isinstance(step, HangUp) for step in scenario.steps[:-1]):
@@ -161,6 +164,21 @@ class Call:
 
     def _setup_for(self, arrival: Arrival) -> CallSetup:
         return replace(self.setup, id=arrival.id)
+
+
+def _strange(scenarios: object) -> Iterator[str]:
+    """What of it is not of the kind it should be: a step that is none would be passed over in silence."""
+    if not isinstance(scenarios, Sequence):
+        yield f"a Call takes a list of scenarios, in brackets, not one {type(scenarios).__name__}"
+        return
+    for scenario in scenarios:
+        if not isinstance(scenario, Scenario):
+            yield f"a Call takes Scenarios, and {scenario!r} is none"
+        elif isinstance(scenario.steps, str) or not isinstance(scenario.steps, Sequence):
+            yield f"scenario {scenario.name!r}: its steps are no list; write them in brackets"
+        else:
+            strange = (step for step in scenario.steps if not isinstance(step, Step))
+            yield from (f"scenario {scenario.name!r}: {step!r} is no step; a caller's are {_STEPS}" for step in strange)
 
 
 def _problems_of(step: Step) -> list[str]:

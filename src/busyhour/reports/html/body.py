@@ -49,6 +49,7 @@ class Grid:
     title: str = ""
     words: Sequence[int] = ()
     note: str = ""
+    folded: bool = False  # until somebody asks, or it is printed
 
 
 @dataclass(frozen=True, kw_only=True)

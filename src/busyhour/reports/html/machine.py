@@ -12,14 +12,16 @@ from busyhour.indicators.growth import READ_AS
 from busyhour.model import JSON, Run
 from busyhour.reports.html.body import Body, Cell, Chart, Grid, section
 from busyhour.reports.html.memory import services
-from busyhour.reports.html.scene import Scene, Stretch
+from busyhour.reports.html.scene import Sampled, Scene, Stretch
 from busyhour.reports.html.section import Section
 from busyhour.reports.html.series import Windows, stepped, thinned, told, weighted_quantiles
+from busyhour.statistics.exact import weighted_quantile
 from busyhour.statistics.leaks.cause import Sensor
 from busyhour.statistics.wording import number
 
 LINES_MOST = 6
 PHASES_MOST = 24
+READINGS_MOST = 250
 _COUNTERS = (Sensor.DESCRIPTORS, Sensor.SOCKETS, Sensor.THREADS, Sensor.TASKS, Sensor.CHILDREN)
 _LAGS = (("loop_lag_ms", "event loop"), ("send_lateness_ms", "frames sent"), ("proxy_lag_ms", "proxy"))
 
@@ -41,6 +43,32 @@ def processor(scene: Scene) -> Section | None:
         return None
     lead = "A harness that is late measures itself: its own lateness is judged before anything is said of the target."
     return section("processor", "CPU and loop lag", Body(lead=lead, charts=charts))
+
+
+def readings(scene: Scene) -> Section | None:
+    """Every reading of every probe in figures, folded; None of a run that cannot tell which it has."""
+    known = scene.run.sources() if isinstance(scene.run, Sampled) else []
+    if not known:
+        return None
+    rows = []
+    for source, name in known[:READINGS_MOST]:
+        samples = samples_of(scene.run, source, name)
+        samples = samples.taken(~np.isnan(samples.value))
+        if len(samples):
+            figures = [weighted_quantile(samples.value, samples.count, q) for q in (1e-12, 0.5, 0.99, 1.0)]
+            told_of = [Cell("\u2013" if value is None else number(value)) for value in figures]
+            last = Cell(number(float(samples.value[-1])))
+            rows.append([Cell(source), Cell(name), Cell(f"{int(samples.count.sum()):,}"), *told_of, last])
+    left = len(known) - READINGS_MOST
+    grid = Grid(
+        head=("of", "reading", "read", "lowest", "median", "p99", "highest", "last"),
+        rows=rows,
+        title=f"{len(rows)} readings, their units last in their names",
+        words=(1,),
+        note=f"{left:,} more are not shown." if left > 0 else "",
+        folded=True,
+    )
+    return section("readings", "All readings", Body(grids=[grid]))
 
 
 def counters(scene: Scene) -> Section | None:

@@ -17,7 +17,7 @@ from typing import TextIO
 from markupsafe import Markup
 
 from busyhour.gates import Judgement
-from busyhour.model import JSON, Outcome, Run
+from busyhour.model import JSON, Outcome, Run, Verdict
 from busyhour.reports import json as json_report
 from busyhour.reports.html import calls, happened, latency, machine, memory, percentiles, tabled, traffic
 from busyhour.reports.html.body import TEMPLATES
@@ -49,6 +49,7 @@ def write(run: Run, judgement: Judgement, out: TextIO) -> None:
         memory.over_time(scene),
         machine.counters(scene),
         machine.processor(scene),
+        machine.readings(scene),
     ]
     sections = [section for section in made if section is not None]
     top = first(scene, _hrefs(judgement, worst))
@@ -88,30 +89,23 @@ def _data(sections: Sequence[Section], bands: Mapping[str, JSON]) -> Mapping[str
 
 def _missed(judgement: Judgement) -> list[str]:
     """The phases that what did not pass speaks of: whose worst calls are to come first."""
-    names = [v.gate for v in judgement.verdicts if v.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}]
-    return [phase for name in names for phase in [_phase_of(name)] if phase]
+    return [phase for verdict in judgement.verdicts if (phase := _broken_in(verdict))]
 
 
-def _phase_of(gate: str) -> str:
-    """Of "p95 response latency in steady <= 800 ms" it is "steady"; "" for a gate that names none so."""
-    within = gate.partition(" in ")[2]
-    for sign in (" <= ", " >= ", " in "):
-        within = within.rpartition(sign)[0] if sign in within else within
-    return within
+def _broken_in(verdict: Verdict) -> str:
+    """The phase of an estimate that did not pass: of "p95 response latency in steady" it is "steady"; else ""."""
+    if verdict.estimate is None or verdict.outcome not in {Outcome.FAIL, Outcome.INCONCLUSIVE}:
+        return ""
+    return verdict.estimate.what.partition(" in ")[2]
 
 
 def _hrefs(judgement: Judgement, worst: Section | None) -> Mapping[str, str]:
     """By gate that did not pass, the call that is worst in its phase, if it is shown."""
     if worst is None:
         return {}
-    found = {}
-    for verdict in judgement.verdicts:
-        phase = _phase_of(verdict.gate)
-        if verdict.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE} and phase:
-            at = calls.anchor(worst, phases=[phase])
-            if at is not None:
-                found[verdict.gate] = f"#{at}"
-    return found
+    phases = {verdict.gate: _broken_in(verdict) for verdict in judgement.verdicts}
+    found = {gate: calls.anchor(worst, phases=[phase]) for gate, phase in phases.items() if phase}
+    return {gate: f"#{anchor}" for gate, anchor in found.items() if anchor is not None}
 
 
 # ---------------------------------------------------------------- what is put into it

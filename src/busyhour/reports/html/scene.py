@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from busyhour.columns import operations_of
 from busyhour.gates import Judgement
@@ -35,6 +36,13 @@ class Stretch:
     cut: bool = False
     phase: str = ""
     service: str = ""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A Run that can say of which samples it has any: source and name."""
+
+    def sources(self) -> Sequence[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ window.busyhour = (() => {
   /* Paper is white, and has nothing to unfold. */
   let before = null;
   addEventListener("beforeprint", () => {
-    const folded = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.closest("footer"));
+    const folded = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.closest("footer, .grid"));
     before = { theme: root.dataset.theme, folded };
     folded.forEach((one) => (one.open = true));
     root.dataset.theme = "light";
