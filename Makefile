@@ -1,4 +1,4 @@
-# make run    the main job: calls the reference agent and judges it
+# make run    the main job: calls the reference agent and judges it; the report to look at is runs/telephone.html
 # make test   everything CI runs: ruff, mypy, the tests
 # make check  ruff and mypy only
 # make prove  shows that every gate of plans/telephone.py can fail (about 20 minutes)
@@ -15,7 +15,7 @@ PEERS  := .venv-peers
 .PHONY: run test check prove bench bench-load bench-long clean-runs lock clean
 
 run: $(VENV)/.ready-run
-	$(BIN)/busyhour run plans/telephone.py
+	$(BIN)/busyhour run plans/telephone.py --html runs/telephone.html
 
 test: check
 	tools/browser.sh

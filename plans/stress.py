@@ -55,6 +55,7 @@ from busyhour.workloads.in_turn import InTurn
 MAX_CALLS, REFUSED_CALLS = 32, 8
 MEDIA_IDLE_SECONDS = 4
 REST_SECONDS = 6.0  # after a batch: servers keep idle connections for 5 s
+KEPT_KB = 30  # by a call: what is small takes hours to be told from noise
 BATCHES = 3  # of each ending: so many in a row that leave something are a leak
 MONOLOGUES = 8  # of 40 s, without a pause: more than 5 minutes
 
@@ -304,18 +305,18 @@ class Demands:
         endings = self._phases.endings
         heard, unheard = endings.all(heard=True), endings.all(heard=False)
         left = NothingLeft(self._target, [endings.warm_up, *heard, *unheard])
-        kept = AtMost(kept_per_call(self._target, [endings.warm_up, *heard]), 60, "KB")
-        kept_of_unheard = AtMost(kept_per_call(self._target, unheard), 60, "KB")
+        kept = AtMost(kept_per_call(self._target, [endings.warm_up, *heard]), KEPT_KB, "KB")
+        kept_of_unheard = AtMost(kept_per_call(self._target, unheard), KEPT_KB, "KB")
         served = AtLeast(
             across("the next callers", [call_success(phase) for phase in endings.next_callers.values()]), 90, "%"
         )
         self.gates += [left, kept, kept_of_unheard, served]
-        broken, given_up = endings.batches["media broken"], endings.batches["given up"]
-        talked, silent = [endings.warm_up, *broken], [endings.warm_up, *unheard[: BATCHES + 1]]
-        pooling = self._left("pool_high_water:512", talked)
+        broken, half_open, given_up = (endings.batches[name] for name in ("media broken", "half open", "given up"))
+        talked, silent = [endings.warm_up, *broken, half_open[0]], [endings.warm_up, *unheard[: BATCHES + 1]]
+        pooling = self._left("pool_high_water:512", [endings.warm_up, *broken])
         callers = replace(endings.next_callers["media broken"], arrivals=Burst(30), workload=Call([TWICE]))
         self.controls += [
-            Control(left, red=self._left("leak_fd", talked), benign=pooling),
+            Control(left, red=self._left("leak_fd", [endings.warm_up, *broken]), benign=pooling),
             Control(left, red=self._left("leak_task_on_refused", [endings.warm_up, *given_up]), benign=pooling),
             Control(kept, red=self._left("leak_python:400", talked), benign=self._left("cache_warmup:512", talked)),
             Control(

@@ -158,7 +158,7 @@ def test_a_gate_that_is_not_being_proven_fails_with_cause_under_its_own_control(
         (["run", "no/such/plan.py"], 64, "there is no such plan file"),
         (["run", str(PLAN), "-o", "colour=red"], 64, "there is no option 'colour'"),
         (["run", str(PLAN), "-o", "colour"], 64, "write it as NAME=VALUE"),
-        (["run", str(PLAN), "--json", "/no/such/folder/v.json"], 66, "cannot be written there"),
+        (["run", str(PLAN), "--json", "/proc/no/such/v.json"], 66, "cannot be written there"),
         (["run", str(PLAN), "--journal", f"{PLAN}/x.journal"], 66, "cannot be made a folder for the journal"),
         (["judge", "no.journal"], 66, "no.journal"),
         (["judge", str(PLAN)], 66, "memory.py"),
@@ -201,6 +201,29 @@ def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore
             main([command, "--help"])
         assert ended.value.code == 0
         assert "example:\n  busyhour " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "plan.py", "--sede", "1"], ["judge"], ["nonsense"], []])
+def test_a_mistyped_command_is_not_taken_for_an_inconclusive_run(words, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(words) == 64
+    assert "usage: busyhour" in capsys.readouterr().err
+
+
+def test_reports_are_written_into_folders_that_are_not_there_yet(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    places = {name: tmp_path / "new" / name for name in ("html", "json", "junit", "summary")}
+    assert run(plan, journal, *(word for name, path in places.items() for word in (f"--{name}", str(path)))) == 0
+    sentence = "p95 response latency in talk is"
+    assert all(sentence in path.read_text() for path in places.values())
+    assert main(["report", str(journal), "--summary", str(places["summary"])]) == 0
+    assert places["summary"].read_text().count(sentence) == 2  # added to what is there
+    assert sentence in capsys.readouterr().out
+
+
+def test_scale_is_an_option_of_the_plan(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal, "--scale", "0.5") == 64
+    assert "there is no option 'scale'" in capsys.readouterr().err
+    assert run(plan, journal, "--scale", "0.5", "-o", "scale=1") == 64
+    assert "give one of them" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- ends that nobody planned

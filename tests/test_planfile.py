@@ -72,6 +72,14 @@ def test_a_function_of_options_is_called_with_their_types(written) -> None:  # t
     assert "there is no option 'm'; the plan's options are: n, name" in problems_of(path, m="1")[0]
 
 
+def test_an_option_without_a_default_has_to_be_given(written) -> None:  # type: ignore[no-untyped-def]
+    path = written("def plan(url: str, **more):\n    return make('steady')")
+    assert problems_of(path) == [
+        f"{path}: the option 'url' has no default and is not given: write -o url=VALUE, or give it a default in plan()"
+    ]
+    assert load(path, {"url": "ws://127.0.0.1:1"}).plan.phases[0].name == "steady"
+
+
 def test_all_problems_are_told_at_once(written) -> None:  # type: ignore[no-untyped-def]
     problems = problems_of(written("plan = make('steady', 'steady', gate='stedy')"))
     assert len(problems) == 2

@@ -177,7 +177,7 @@ def _told(plan: Plan, judgement: Judgement, verdict: Verdict, *, red: bool) -> _
     if verdict.gate in excused:
         spoilt = [v for v in spoilt if v.gate not in excused]
     if spoilt:
-        return _Seen(False, f"{verdict.gate}: the control's run was invalid: {spoilt[0].because}")
+        return _Seen(False, f"the control's run was invalid: {spoilt[0].because}")
     said = verdict.outcome.upper() if verdict.outcome is must else f"{verdict.outcome.upper()}, not {must.upper()}"
     return _Seen(verdict.outcome is must, f"{said}: {verdict.because}")
 

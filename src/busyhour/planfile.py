@@ -102,6 +102,9 @@ def _made(path: Path, plan: object, options: Mapping[str, str]) -> Plan:
     return made
 
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str, object]:
     """The options as the types which the function's annotations name."""
     parameters = inspect.signature(plan).parameters
@@ -118,6 +121,11 @@ def _converted(plan: Callable[..., Any], options: Mapping[str, str]) -> dict[str
             values[name] = _CONVERTERS.get(kind, str)(text)
         except ValueError:
             problems.append(f"option {name}={text!r} is not a valid {kind}")
+    problems += [
+        f"the option {name!r} has no default and is not given: write -o {name}=VALUE, or give it a default in plan()"
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind in _NAMED and name not in options
+    ]
     if problems:
         raise PlanError(problems)
     return values

@@ -1,6 +1,6 @@
 """The command line: each command in `acting`, its words in `flags`.
 
-Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan, 66 journal, 69 service; 70 our own bug;
+Exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid; 64 plan or flags, 66 journal, 69 service; 70 our bug;
 130 interrupted before anything was measured; 141 nobody reads the output any more.
 """
 
@@ -15,22 +15,27 @@ from collections.abc import Callable, Sequence
 
 from busyhour.cli.acting import INTERRUPTED, complain
 from busyhour.cli.flags import parser
-from busyhour.errors import BusyhourError
+from busyhour.errors import BusyhourError, PlanError
 
 __all__ = ["INTERRUPTED", "UNREAD", "main"]
 UNREAD = 141
+_MISUSED = 2  # argparse's own, which here is INCONCLUSIVE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Expected failures are one clear message on stderr, never a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     ours = words.index("--") if words[:1] == ["locust"] and "--" in words else len(words)  # what follows is Locust's
-    arguments = parser().parse_args(words[:ours], argparse.Namespace(theirs=words[ours + 1 :]))
     try:
+        arguments = parser().parse_args(words[:ours], argparse.Namespace(theirs=words[ours + 1 :]))
         command: Callable[[argparse.Namespace], int] = arguments.command
         code = command(arguments)
         sys.stdout.flush()
         return code
+    except SystemExit as ended:
+        if ended.code == _MISUSED:
+            return PlanError.exit_code
+        raise
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
@@ -52,8 +57,6 @@ def _expected(error: BaseException) -> BusyhourError | None:
         return error
     if isinstance(error, BaseExceptionGroup) and all(_expected(e) is not None for e in error.exceptions):
         return _expected(error.exceptions[0])
-    if isinstance(error, SystemExit):
-        raise error
     return None
 
 

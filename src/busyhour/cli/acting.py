@@ -84,7 +84,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         perform = partial(conduct, file, file.plan, journal=journal, seed=seed, title=title, processes=processes)
         perform = partial(perform, checkpoints=checkpoints, exports=exports)
         code = _performed(perform, file, journal, reports, console)
-    sys.stdout.write(f"\njournal: {journal}\n")
+    _say_where(journal, arguments)
     return code
 
 
@@ -109,7 +109,7 @@ def resume_run(arguments: argparse.Namespace) -> int:
         perform = partial(conduct, cut.file, plan, journal=journal, seed=seed, title=title, resuming=cut.resumption)
         perform = partial(perform, checkpoints=checkpoints, exports=exports)
         code = _performed(perform, cut.file, journal, reports, console)
-    sys.stdout.write(f"\njournal: {journal}\n")
+    _say_where(journal, arguments)
     return code
 
 
@@ -144,8 +144,14 @@ def run_on_locust(arguments: argparse.Namespace) -> int:
         reports = _reports(arguments, files)
         ended = swarm.run(chosen, arguments.theirs)
         code = _judged(file, journal, [("text", sys.stdout), *reports])
-    sys.stdout.write(f"\njournal: {journal}\n")
+    _say_where(journal, arguments)
     return ended if PlanError.exit_code <= ended <= BusyhourError.exit_code else code
+
+
+def _say_where(journal: Path, arguments: argparse.Namespace) -> None:
+    sys.stdout.write(f"\njournal: {journal}\n")
+    if arguments.html is not None:
+        sys.stdout.write(f"report:  {arguments.html}\n")
 
 
 def judge_journal(arguments: argparse.Namespace) -> int:
@@ -313,7 +319,7 @@ def _recording(asked: str) -> Recording:
 def _options(arguments: argparse.Namespace) -> dict[str, str]:
     pairs = [option.partition("=") for option in arguments.option]
     if wrong := [name for name, equals, _ in pairs if not equals or not name]:
-        raise PlanError(f"--option {wrong[0]}: write it as NAME=VALUE")
+        raise PlanError(f"--option {wrong[0]!r}: write it as NAME=VALUE")
     options = {name: value for name, _, value in pairs}
     if arguments.scale is None:
         return options
@@ -331,6 +337,7 @@ def _reports(arguments: argparse.Namespace, files: ExitStack) -> list[tuple[str,
 def _opened(path: Path, name: str = "") -> TextIO:
     """A summary is added to what other steps of the build have written there."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a" if name == "summary" else "w", encoding="utf-8")
     except OSError as error:
         raise _unwritable(path, error) from None
