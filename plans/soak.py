@@ -162,7 +162,7 @@ class Controls:
         ]
 
     def of_calls_given_up(self, kept: Gate, giving_up: Sequence[Phase]) -> None:
-        leaking = self._defect("leak_on_refused:400", giving_up)
+        leaking = self._defect("leak_on_refused:800", giving_up)
         self.all.append(Control(kept, red=leaking, benign=self._defect("leak_python:400", giving_up)))
 
     def of_the_harness(self, demands: Sequence[Gate], batch: Phase) -> None:
@@ -198,7 +198,7 @@ class Controls:
             Control(latency, red=defect("slow_response:300"), benign=slow),
             Control(
                 worse,
-                red=defect("gil_contention:2", latency, success, *cpu, phase=crowding),
+                red=defect("gil_contention:5", latency, success, *cpu, phase=crowding),
                 benign=defect("slow_response:61", phase=crowding),
             ),
             *(Control(gate, red=burning, benign=slow) for gate in cpu),

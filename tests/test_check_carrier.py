@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from busyhour.carriers import Telnyx, TelnyxStream, TeXML, Twilio
+from busyhour.carriers import Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream
 from busyhour.carriers.websocket import PlainWebSocket
 from busyhour.carriers.wire import plivo
 from busyhour.clock import VirtualClock
@@ -84,6 +84,21 @@ async def test_carriers_of_documents_keep_it(make: Callable[[], Twilio | TeXML])
     agent.documents = {"/api/twilio/voice": [document], "/api/texml/voice": [document]}
     async with serving_documents(agent, make()) as target:
         assert await check_carrier(make(), target, nobody=NOBODY, setup=SETUP) == []
+
+
+async def test_twilios_stream_alone_keeps_it() -> None:
+    async def talk(agent: Agent, ws: web.WebSocketResponse) -> None:
+        start = await agent.hears(ws, "start")
+        assert start["start"]["customParameters"] == {"who": '<"me">'}
+        media = {"event": "media", "streamSid": start["streamSid"], "media": {"payload": payload(tone(300))}}
+        await speak(ws, media)
+
+    agent = Agent(talk)
+    async with serving_telnyx(agent, TelnyxStream()):
+        target = Endpoint(agent.url.replace("http", "ws") + "/media")
+        nobody = Endpoint("ws://127.0.0.1:9/media")
+        carrier = TwilioStream(custom_parameters={"who": '<"me">'})
+        assert await check_carrier(carrier, target, nobody=nobody, setup=SETUP) == []
 
 
 async def test_a_plain_web_socket_keeps_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from busyhour.arrivals import Burst
-from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio, vonage
+from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream, vonage
 from busyhour.faults import carrier as carriers
 from busyhour.faults import contradictions
 from busyhour.faults.carrier import DtmfFlood
@@ -156,7 +156,7 @@ def test_a_vice_that_the_carrier_does_not_have() -> None:
     ]
 
 
-@pytest.mark.parametrize("make", [Telnyx, TelnyxStream, TeXML, Twilio, PlainWebSocket])
+@pytest.mark.parametrize("make", [Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream, PlainWebSocket])
 async def test_what_a_carrier_says_that_it_has_is_what_it_has(make: Callable[[], Any]) -> None:
     carrier = make()
     async with carrier.running({}) as endpoint:

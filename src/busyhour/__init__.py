@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from busyhour.arrivals import Burst, Constant, Hold, Poisson, Ramp, Schedule, Steps
-    from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio
+    from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream
     from busyhour.clock import SystemClock, VirtualClock
     from busyhour.errors import BusyhourError, JournalError, PlanError, ProtocolError, ServiceError
     from busyhour.gates import AtLeast, AtMost, Between, Holds, Judgement, judge
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "arrivals": ("Burst", "Constant", "Hold", "Poisson", "Ramp", "Schedule", "Steps"),
-    "carriers": ("PlainWebSocket", "TeXML", "Telnyx", "TelnyxStream", "Twilio"),
+    "carriers": ("PlainWebSocket", "TeXML", "Telnyx", "TelnyxStream", "Twilio", "TwilioStream"),
     "clock": ("SystemClock", "VirtualClock"),
     "errors": ("BusyhourError", "JournalError", "PlanError", "ProtocolError", "ServiceError"),
     "gates": ("AtLeast", "AtMost", "Between", "Holds", "Judgement", "judge"),
@@ -109,6 +109,7 @@ __all__ = [
     "Telnyx",
     "TelnyxStream",
     "Twilio",
+    "TwilioStream",
     "Variation",
     "Verdict",
     "VirtualClock",

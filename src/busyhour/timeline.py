@@ -12,6 +12,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from busyhour.carriers.telnyx import TelnyxStream
+from busyhour.carriers.twilio import TwilioStream
 from busyhour.carriers.websocket import PlainWebSocket
 from busyhour.carriers.wire import plivo, vonage
 from busyhour.clock import SystemClock
@@ -23,6 +24,7 @@ from busyhour.workloads.call import Call, Greeting, Say, Scenario, Step
 EXAMPLE = "busyhour call ws://127.0.0.1:8080/media --say hours.today --say goodbye.bye"
 CARRIERS: Mapping[str, Callable[[], Carrier]] = {
     "telnyx": TelnyxStream,
+    "twilio": TwilioStream,
     "plain": PlainWebSocket,
     "vonage": lambda: PlainWebSocket(wire=vonage()),
     "plivo": lambda: PlainWebSocket(wire=plivo()),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio
+from busyhour.carriers import PlainWebSocket, Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream
 from busyhour.model import SECOND, CallFailed, Endpoint, HeardKind, Line
 
 from . import agent as telnyx_side
@@ -152,7 +152,7 @@ async def test_forks_and_gathered_keys(make: Any, left_over: Callable[[], dict[s
         assert left_over() == {}
 
 
-@pytest.mark.parametrize("make", [TelnyxStream, PlainWebSocket])
+@pytest.mark.parametrize("make", [TelnyxStream, TwilioStream, PlainWebSocket])
 @pytest.mark.parametrize("way", [hung_up, to_its_end])
 async def test_media_sockets_alone(make: Any, way: Way, left_over: Callable[[], dict[str, int]]) -> None:
     async def media(request: web.Request) -> web.WebSocketResponse:

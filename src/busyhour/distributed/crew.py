@@ -38,7 +38,7 @@ def check(plan: Plan, of: int) -> None:
     if carrier is not None and (not isinstance(carrier, Divisible) or isinstance(carrier, Witness)):
         problems.append(
             f"the carrier {carrier.name!r} ({type(carrier).__name__}) cannot be {of} processes at the same time; "
-            "Telnyx, TelnyxStream, TeXML, Twilio and PlainWebSocket can, and any that has `of_share`; "
+            "Telnyx, TelnyxStream, TeXML, Twilio, TwilioStream and PlainWebSocket can, and any that has `of_share`; "
             "leave out --processes"
         )
     if any(service.name == NAME for service in plan.everyone):
@@ -227,7 +227,8 @@ class Crew:
                 raise ServiceError(
                     f"{what} is at {url}, on the loopback of this machine, and {member.name} is on another "
                     f"({member.place.get('host')}): give the plan a target that is already running at an address that "
-                    "both reach, and a carrier that is not called back (PlainWebSocket, TelnyxStream), or none"
+                    "both reach, and a carrier that is not called back (PlainWebSocket, TelnyxStream, TwilioStream), "
+                    "or none"
                 )
 
     # ---------------------------------------------------------------- deaths

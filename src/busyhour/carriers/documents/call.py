@@ -19,7 +19,7 @@ from busyhour.carriers.agent_socket import Closed
 from busyhour.carriers.background import Errands
 from busyhour.carriers.documents.exchange import Exchange, mail_date
 from busyhour.carriers.documents.gathering import Gathering
-from busyhour.carriers.documents.script import Ask, Script, Source
+from busyhour.carriers.documents.script import Script, Source
 from busyhour.carriers.documents.verbs import BadDocument, Gather, Stream
 from busyhour.carriers.endings import End
 from busyhour.carriers.media_stream import Channel, MediaStream
@@ -37,7 +37,7 @@ CALLBACKS_PENDING_MAX = 100
 class DocumentCall:
     """The carrier's side of one incoming call of the agent."""
 
-    def __init__(self, exchange: Exchange, setup: CallSetup, target_url: str, voice_url: str, random: Random) -> None:
+    def __init__(self, exchange: Exchange, setup: CallSetup, target_url: str, source: Source, random: Random) -> None:
         self.exchange = exchange
         self.setup = setup
         self.target_url = target_url
@@ -62,7 +62,8 @@ class DocumentCall:
             record_ns=setup.record_ns,
         )
         self.player = Player(self.media, self.clock, exchange.courier.session)
-        self.voice_url = voice_url
+        self.voice_url = source.url
+        self._source = source
         loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[None] = loop.create_future()
         self._opened: asyncio.Future[None] = loop.create_future()
@@ -152,7 +153,7 @@ class DocumentCall:
         deadline_ns = self.clock.now_ns() + self.setup.answer_within_ns
         self._progress("initiated")
         self._progress("ringing")
-        self._scripting = self._errands.spawn(self._script.run(Ask(self.voice_url)))
+        self._scripting = self._errands.spawn(self._script.run(self._source))
         await self._wait({self._answered, self._over}, deadline_ns)
         if not (self._answered.done() or self._over.done()):
             raise self._unanswered()

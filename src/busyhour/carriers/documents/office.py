@@ -12,6 +12,7 @@ from busyhour.carriers.documents.api import application
 from busyhour.carriers.documents.call import DocumentCall
 from busyhour.carriers.documents.courier import Courier, Sign
 from busyhour.carriers.documents.exchange import Exchange, Manners, Provider
+from busyhour.carriers.documents.script import Source
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.serving import SETTLE_SECONDS, client, serving
 from busyhour.disturbance import COMMANDS, MEDIA, STREAMS, Kind
@@ -34,9 +35,10 @@ async def opened(
     name: str,
     api_prefix: str,
     api_suffix: str,
+    vices: frozenset[Kind] = VICES,
 ) -> AsyncIterator[tuple[Exchange, int]]:
     """The exchange, and the port of its API. Raises ServiceError when the port is taken."""
-    studio = Studio(vices=VICES)
+    studio = Studio(vices=vices)
     async with (
         studio.turning(),
         client(webhook_timeout_seconds) as session,
@@ -66,11 +68,11 @@ async def opened(
 
 @asynccontextmanager
 async def dialled(
-    exchange: Exchange, target: Endpoint, setup: CallSetup, *, webhook_path: str, random: Random
+    exchange: Exchange, target: Endpoint, setup: CallSetup, *, source: Source, random: Random
 ) -> AsyncIterator[CallerLine]:
-    """Call the agent; hang up on the way out. Raises CallFailed."""
+    """Call the agent, and do as the document says; hang up on the way out. Raises CallFailed."""
     await exchange.studio.wheel.admitted()
-    call = DocumentCall(exchange, setup, target.url, target.url.rstrip("/") + webhook_path, random)
+    call = DocumentCall(exchange, setup, target.url, source, random)
     exchange.calls[call.sid] = call
     try:
         await call.ring()

@@ -18,6 +18,7 @@ from busyhour.carriers.documents.call import DocumentCall
 from busyhour.carriers.documents.courier import Request
 from busyhour.carriers.documents.exchange import Exchange, Manners
 from busyhour.carriers.documents.office import VICES, dialled, opened
+from busyhour.carriers.documents.script import Ask
 from busyhour.carriers.documents.verbs import BadDocument, Grammar
 from busyhour.carriers.documents.verbs import Stream as StreamVerb
 from busyhour.carriers.endings import TransferEnd
@@ -269,7 +270,8 @@ class TeXML:
         if self._exchange is None:
             raise not_running(self.name)
         self._dialled, random = next_call(f"texml call {self.seed}", self._dialled, self._share, _call_sid)
-        return dialled(self._exchange, target, call, webhook_path=self.webhook_path, random=random)
+        source = Ask(target.url.rstrip("/") + self.webhook_path)
+        return dialled(self._exchange, target, call, source=source, random=random)
 
     def drain(self, now_ns: int) -> Sequence[Sample]:
         """How late the frames were sent since the last call."""

@@ -1,4 +1,4 @@
-"""The carrier itself: a Service that places calls."""
+"""The carrier itself: a Service that places calls; and its media stream alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import ClassVar
+from xml.sax.saxutils import quoteattr
 
 from busyhour.carriers.documents.exchange import Exchange, Manners
 from busyhour.carriers.documents.office import VICES, dialled, opened
+from busyhour.carriers.documents.script import Ask, Given
 from busyhour.carriers.endings import TransferEnd
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.places import next_call
 from busyhour.carriers.serving import not_running
 from busyhour.carriers.twilio.provider import API_VERSION, TwilioProvider, sid
 from busyhour.carriers.twilio.signing import Signature, Signer
-from busyhour.disturbance import Kind
+from busyhour.disturbance import MEDIA, STREAMS, Kind
 from busyhour.model import CallSetup, Endpoint, Sample
 from busyhour.share import WHOLE, Share
 
@@ -89,7 +91,8 @@ class Twilio:
         if self._exchange is None:
             raise not_running(self.name)
         self._dialled, random = next_call(f"twilio call {self.seed}", self._dialled, self._share, _call_sid)
-        return dialled(self._exchange, target, call, webhook_path=self.webhook_path, random=random)
+        source = Ask(target.url.rstrip("/") + self.webhook_path)
+        return dialled(self._exchange, target, call, source=source, random=random)
 
     def drain(self, now_ns: int) -> Sequence[Sample]:
         """How late the frames were sent since the last call."""
@@ -105,6 +108,68 @@ class Twilio:
             status_events=self.status_events,
             fallback_path=self.fallback_path,
         )
+
+
+@dataclass(kw_only=True, eq=False)
+class TwilioStream:
+    """Twilio's media socket alone: dials the `ws://` URL that is the target's, as `<Connect><Stream>` does, and asks
+    nobody for TwiML. Whoever closes the socket has hung up."""
+
+    name: str = "twilio-stream"
+    seed: int = 0
+    media_within_seconds: float = 5.0
+    jitter_buffer_ms: int = 0
+    custom_parameters: Mapping[str, str] = field(default_factory=dict)
+    _exchange: Exchange | None = field(default=None, init=False, repr=False)
+    _dialled: int = field(default=0, init=False, repr=False)
+    _share: Share = field(default=WHOLE, init=False, repr=False)
+    vices: ClassVar[frozenset[Kind]] = MEDIA | STREAMS
+
+    @asynccontextmanager
+    async def running(self, peers: Mapping[str, Endpoint]) -> AsyncIterator[Endpoint]:
+        account = Twilio(seed=self.seed)
+        sign = Signer(account.auth_token, "valid", 1.0).headers  # of what it has nobody to send to
+        async with opened(
+            provider=TwilioProvider(account.account_sid, account.auth_token, sign),
+            manners=Manners(media_within_seconds=self.media_within_seconds, jitter_buffer_ms=self.jitter_buffer_ms),
+            sign=sign,
+            webhook_timeout_seconds=account.webhook_timeout_seconds,
+            webhook_retries=0,
+            port=0,
+            name=self.name,
+            api_prefix=f"/{API_VERSION}/Accounts",
+            api_suffix=".json",
+            vices=self.vices,
+        ) as (exchange, _):
+            self._exchange = exchange
+            try:
+                yield Endpoint("", handle=exchange.studio.disturbance)
+            finally:
+                self._exchange = None
+
+    def of_share(self, share: Share) -> TwilioStream:
+        part = replace(self)
+        part._share = share
+        return part
+
+    def dial(self, target: Endpoint, call: CallSetup) -> AbstractAsyncContextManager[CallerLine]:
+        if self._exchange is None:
+            raise not_running(self.name)
+        self._dialled, random = next_call(f"twilio call {self.seed}", self._dialled, self._share, _call_sid)
+        return dialled(
+            self._exchange, target, call, source=Given(self._document(target.url), target.url), random=random
+        )
+
+    def drain(self, now_ns: int) -> Sequence[Sample]:
+        """How late the frames were sent since the last call."""
+        return self._exchange.studio.wheel.drain(now_ns) if self._exchange is not None else []
+
+    def _document(self, url: str) -> str:
+        given = (
+            f"<Parameter name={quoteattr(name)} value={quoteattr(value)}/>"
+            for name, value in self.custom_parameters.items()
+        )
+        return f"<Response><Connect><Stream url={quoteattr(url)}>{''.join(given)}</Stream></Connect></Response>"
 
 
 def _call_sid(random: Random) -> str:
