@@ -63,6 +63,7 @@ MONOLOGUES = 8  # of 40 s, without a pause: more than 5 minutes
 
 GREETED = Scenario("listen to the greeting", [Greeting()])
 SHORT = Scenario("one question", [Greeting(), Say("hours.parking")])
+AT_ONCE = Scenario("one question, over the greeting", [Silence(0.6), Say("hours.parking")])
 TWICE = Scenario("two questions", [Greeting(), Say("hours.parking"), Say("price.card")])
 TALKING = Scenario(
     "a conversation",
@@ -172,7 +173,7 @@ class Endings:
         batches = {ending.name: [ending.batch(n) for n in range(1, BATCHES + 1)] for ending in ENDINGS}
         every = [warm_up, *(batch for each in batches.values() for batch in each)]
         rests = {batch.name: Phase(f"after {batch.name}", Burst(1), Idle(REST_SECONDS)) for batch in every}
-        callers = {name: Phase(f"next callers ({name})", Burst(5), Call([SHORT])) for name in batches}
+        callers = {name: Phase(f"next callers ({name})", Burst(5), Call([AT_ONCE])) for name in batches}
         return cls(warm_up, batches, rests, callers)
 
     def in_order(self) -> list[Phase]:

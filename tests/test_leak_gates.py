@@ -70,6 +70,16 @@ def test_too_short_a_run_does_not_decide_and_says_what_it_could_have_seen() -> N
     assert "give the plan a probe of it" in nothing.because
 
 
+def test_what_grows_in_less_time_than_a_warm_up_may_take_is_only_suspect() -> None:
+    grows = hours(noisy(240, mb_per_hour=200))
+    young = NoLeak("agent", 6, settling_hours=3).judge(grows)
+    assert young.outcome is Outcome.INCONCLUSIVE
+    assert "SUSPECT" in young.because
+    assert "1.99 h may all have been warming up" in young.because
+    grown = NoLeak("agent", 6, settling_hours=0.5).judge(grows)
+    assert grown.outcome is Outcome.FAIL, grown.because
+
+
 def test_a_restart_begins_another_life_and_no_slope_is_taken_across_it() -> None:
     """Each life is flat; together they look like growth."""
     mb = noisy(960) + 60 * (np.arange(960) >= 600)

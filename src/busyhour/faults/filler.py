@@ -5,6 +5,7 @@ It takes BYTES, as far as the machine keeps FLOOR_BYTES available; tells when it
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import threading
@@ -20,27 +21,31 @@ _LOOK_SECONDS = 0.05
 def main(wanted_bytes: int, floor_bytes: int) -> None:
     with suppress(OSError):  # what the kernel would kill first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    held: list[bytearray] = []
+    held: list[mmap.mmap] = []
+    block = os.urandom(4096) * (_CHUNK_BYTES // 4096)
     never, told = threading.Event(), False
     while True:
         while (left := wanted_bytes - len(held) * _CHUNK_BYTES) > 0:
             size = min(left, _CHUNK_BYTES)
             if proc.available_bytes() - size < floor_bytes:
                 break
-            held.append(_filled(size))
+            held.append(_filled(size, block))
         if not told:
             sys.stdout.write("HOLDING\n")
             sys.stdout.flush()
             told = True
         while held and proc.available_bytes() < floor_bytes:
-            held.pop()
+            held.pop().close()
         never.wait(_LOOK_SECONDS)
 
 
-def _filled(size: int) -> bytearray:
-    """Pages that are really there, and that no kernel can merge or compress away."""
-    page = os.urandom(4096)
-    return bytearray(page * (size // 4096 + 1))
+def _filled(size: int, block: bytes) -> mmap.mmap:
+    """Memory that is really there, and that no kernel can compress away; in pages of 2 MB, where there are any."""
+    held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        held.madvise(mmap.MADV_HUGEPAGE)
+    held[:] = block[:size]
+    return held
 
 
 if __name__ == "__main__":

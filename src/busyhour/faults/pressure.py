@@ -23,7 +23,8 @@ from busyhour.processes import Child, child
 _HOGS_MAX = 4  # for each processor
 _LEAST_SHARE = 0.1  # of the time that was asked for: less than that and they have disturbed nobody
 _MB = 1_000_000
-_FILL_WITHIN_SECONDS = 60.0
+_START_WITHIN_SECONDS = 60.0
+_FILLED_MB_PER_SECOND = 200  # at least: pages of 4 KB on a busy machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,10 @@ class _Filling:
                 f"the fault {fault.name!r} cannot be injected: {available / _MB:.0f} MB are available, "
                 f"and {fault.floor_megabytes:g} MB must be left; make room, or lower floor_megabytes"
             )
-        await self._crew.enlist("busyhour.faults.filler", str(self._wanted_bytes), str(floor))
+        within_seconds = _START_WITHIN_SECONDS + self._wanted_bytes / _MB / _FILLED_MB_PER_SECOND
+        await self._crew.enlist(
+            "busyhour.faults.filler", str(self._wanted_bytes), str(floor), within_seconds=within_seconds
+        )
 
     async def end(self) -> None:
         if not self._crew.empty and self._told is None:
@@ -197,13 +201,13 @@ class _Crew:
     def empty(self) -> bool:
         return not self._children
 
-    async def enlist(self, module: str, *more: str) -> None:
+    async def enlist(self, module: str, *more: str, within_seconds: float = _START_WITHIN_SECONDS) -> None:
         """Start one; returns once it is at work. Raises ServiceError."""
         starting = child(
             [sys.executable, "-m", module, *more],
             name=module.rpartition(".")[2],
             ready=Child.first_line,
-            start_within_seconds=_FILL_WITHIN_SECONDS,
+            start_within_seconds=within_seconds,
             stop_within_seconds=1,
         )
         self._children.append(await self._stack.enter_async_context(starting))

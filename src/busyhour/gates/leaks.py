@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 
 from busyhour.errors import PlanError
@@ -80,11 +80,16 @@ class NoLeak:
         found = cause(
             life.traces, limit_mb_per_hour=self.mb_per_hour, alpha=self.alpha, settling_hours=self.settling_hours
         )
+        young = life.hours < self.settling_hours and found.finding in (Finding.LEAK, Finding.RETENTION)
+        if young:  # all of it may have been one warm-up
+            found = replace(found, finding=Finding.SUSPECT)
         sensor = next(sensor for sensor in _MEMORY if sensor in found.trends)
         trend = found.trends[sensor]
         outcome = _OUTCOMES.get(found.finding, Outcome.INCONCLUSIVE)
         who = f"{sensor} of {process}"
         sentence, estimate = self._sentence(who, life, found, trend), self._estimate(who, life, sensor, trend)
+        if young:
+            sentence += f"; {number(life.hours)} h may all have been warming up"
         if sensor is not _MEMORY[0] and (why := _unread(run, process, _MEMORY[:1])):
             sentence += f"; {_MEMORY[0]} was not read: {why}"
         return Verdict(self.name, outcome, sentence, estimate, limits=(None, self.mb_per_hour))
