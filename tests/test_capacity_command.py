@@ -102,7 +102,7 @@ def test_a_signal_ends_the_search_with_what_is_known(tmp_path, sign) -> None:  #
         (["--resolution", "2"], 64, "resolution=2: it is a share of the capacity"),
         (["--seconds", "0"], 64, "needs a window of some seconds"),
         (["--calls", "0"], 64, "a call to measure"),
-        (["--json", "/no/such/folder/c.json"], 66, "cannot be written there"),
+        (["--json", "/proc/no/such/c.json"], 66, "cannot be written there"),
         (["--journals", f"{PLAN}/x"], 66, "cannot be made a folder for the journals"),
         (["-o", "nonsense=1"], 64, "there is no option 'nonsense'"),
     ],

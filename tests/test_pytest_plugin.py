@@ -45,6 +45,7 @@ WORD = Audio("word", "Hello?", SAMPLES, 8000, 160, 3040)
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A folder with a plan and an agent, in which to write tests; of plugins there are those that a test names."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of the suite that this test is a part of
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
     pytester.makepyfile(tiny=(PLANS / "small.py").read_text(), agent=(PLANS / "plain.py").read_text(), word=WORD)
     pytester.syspathinsert()
@@ -348,7 +349,7 @@ def test_calls(suite: pytest.Pytester) -> None:
             "E * Failed: no call: media refused: *; is the agent running there?",
             "E * This test's own event loop stood still meanwhile: *to_thread(busyhour.call, ...)`",
             "E * Failed: 'http://127.0.0.1:9' is no media stream; *",
-            "E * Failed: there is no carrier 'pigeon'; *telnyx, plain, *",
+            "E * Failed: there is no carrier 'pigeon'; *telnyx, twilio, plain, *",
             "E * Failed: no utterance 'hours.tomorow': did you mean *",
         ]
     )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence
     from busyhour.workloads.function import Function
     from busyhour.workloads.http import Get, Http, Post
+    from busyhour.workloads.in_turn import InTurn
 
 _HOME = {
     "arrivals": ("Burst", "Constant", "Hold", "Poisson", "Ramp", "Schedule", "Steps"),
@@ -59,6 +60,7 @@ _HOME = {
     "workloads.call": ("BargeIn", "Call", "Greeting", "HangUp", "Press", "Say", "Scenario", "Silence"),
     "workloads.function": ("Function",),
     "workloads.http": ("Get", "Http", "Post"),
+    "workloads.in_turn": ("InTurn",),
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "Hold",
     "Holds",
     "Http",
+    "InTurn",
     "Journal",
     "JournalError",
     "Judgement",
