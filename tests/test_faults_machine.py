@@ -136,7 +136,6 @@ said = {}
 async def refused(fault, endpoints):
     try:
         async with fault.injected(endpoints, SystemClock()) as proof:
-            await asyncio.sleep(0.1)
             said[fault.name] = (await proof.effect())[1]
     except (FaultUnavailable, ServiceError) as refusal:
         said[fault.name] = f"{type(refusal).__name__}: {refusal}"
