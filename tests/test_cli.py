@@ -195,6 +195,17 @@ def test_an_existing_journal_is_never_overwritten(plan, journal, capsys) -> None
     assert journal.read_text() == "precious"
 
 
+def test_a_refused_run_leaves_the_reports_of_the_one_before(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    verdict = tmp_path / "verdict.json"
+    verdict.write_text("of the run before")
+    journal.write_text("precious")
+    assert run(plan, journal, "--json", str(verdict)) == 66
+    assert verdict.read_text() == "of the run before"
+    journal.unlink()
+    assert run(plan, journal, "--json", str(verdict)) == 0
+    assert json.loads(verdict.read_text())["outcome"] == "pass"
+
+
 def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore[no-untyped-def]
     for command in ("run", "judge", "report", "prove", "capacity", "call", "emulate", "behave", "learn"):
         with pytest.raises(SystemExit) as ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -338,9 +339,23 @@ def _opened(path: Path, name: str = "") -> TextIO:
     """A summary is added to what other steps of the build have written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a" if name == "summary" else "w", encoding="utf-8")
+        return path.open("a", encoding="utf-8") if name == "summary" else _Replacement(path)
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+class _Replacement(io.TextIOWrapper):
+    """What is in the file stays until the first of what takes its place is written: a run may be refused, or killed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("ab"), encoding="utf-8")
+        self._replaces = path.is_file()  # a pipe or a device has nothing to lose
+
+    def write(self, text: str) -> int:
+        if self._replaces:
+            self._replaces = False
+            self.truncate(0)
+        return super().write(text)
 
 
 def _unwritable(path: Path, error: OSError) -> JournalError:
