@@ -29,7 +29,7 @@ from busyhour.journal import Journal
 from busyhour.live import shown
 from busyhour.model import JSON, Plan
 from busyhour.planfile import PlanFile
-from busyhour.segments import Resumption
+from busyhour.segments import Continuation, Resumption
 
 SIGNALS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
@@ -67,15 +67,23 @@ def conduct(
     except OSError as error:
         raise JournalError(f"{journal.parent} cannot be made a folder for the journal: {error.strerror}") from None
     with _Signals() as signals, widened(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        written = partial(_written, file, journal, seed, processes, resuming)
-        conducting = partial(_conduct, written, seed, console, title, signals, resuming, checkpoints, exports)
+        conducting = _Conducting(
+            written=partial(_written, file, journal, seed, processes, resuming),
+            seed=seed,
+            console=console,
+            title=title,
+            signals=signals,
+            continuing=None if resuming is None else resuming.continuation,
+            checkpoints=checkpoints,
+            exports=exports,
+        )
         if processes == 1:
-            stopped = runner.run(conducting(plan))
+            stopped = runner.run(conducting.carried_out(plan))
         else:
             parts = parts_of(journal, processes)
             plan = Crew(partial(hired, file, parts=parts, seed=seed)).divided(plan)
             with merged(journal, parts):
-                stopped = runner.run(conducting(plan))
+                stopped = runner.run(conducting.carried_out(plan))
     return Conducted(journal, stopped, signals.told is not None)
 
 
@@ -89,80 +97,70 @@ def _written(file: PlanFile, path: Path, seed: int, processes: int, resuming: Re
     return notebook
 
 
-async def _conduct(
-    written: Callable[[], Journal],
-    seed: int,
-    console: Console,
-    title: str,
-    signals: _Signals,
-    resuming: Resumption | None,
-    checkpoints: Checkpoints | None,
-    exports: Exports | None,
-    plan: Plan,
-) -> str | None:
-    """Why the run was stopped, if it was."""
-    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    tally = None if exports is None else Tally(plan=title, seed=seed, clock=SystemClock())
-    # Outermost: a port that cannot be had is known before there is a journal, and the last figures are told after it.
-    async with exported(exports, tally, clock=SystemClock(), say=say):
-        return await _execute(written, seed, console, title, signals, resuming, checkpoints, tally, plan)
+@dataclass(frozen=True, kw_only=True)
+class _Conducting:
+    """An execution, and all that goes on around it. written: opens the journal."""
 
+    written: Callable[[], Journal]
+    seed: int
+    console: Console
+    title: str
+    signals: _Signals
+    continuing: Continuation | None
+    checkpoints: Checkpoints | None
+    exports: Exports | None
 
-async def _execute(
-    written: Callable[[], Journal],
-    seed: int,
-    console: Console,
-    title: str,
-    signals: _Signals,
-    resuming: Resumption | None,
-    checkpoints: Checkpoints | None,
-    tally: Tally | None,
-    plan: Plan,
-) -> str | None:
-    loop = asyncio.get_running_loop()
-    notebook = written()
-    try:
-        continuing = None if resuming is None else resuming.continuation
-        counted = notebook if tally is None else Tapped(notebook, tally)
-        execution = Execution(plan, counted, seed=seed, continuing=continuing)
+    async def carried_out(self, plan: Plan) -> str | None:
+        """Why the run was stopped, if it was."""
+        tally = None if self.exports is None else Tally(plan=self.title, seed=self.seed, clock=SystemClock())
+        # Outermost: a port that cannot be had is known before there is a journal; the last figures are told after it.
+        async with exported(self.exports, tally, clock=SystemClock(), say=self._say):
+            journal = self.written()
+            try:
+                return await self._executed(plan, journal, tally)
+            finally:
+                journal.close()
+
+    async def _executed(self, plan: Plan, journal: Journal, tally: Tally | None) -> str | None:
+        loop = asyncio.get_running_loop()
+        counted = journal if tally is None else Tapped(journal, tally)
+        execution = Execution(plan, counted, seed=self.seed, continuing=self.continuing)
         if tally is not None:
             tally.follow(execution.progress)
 
         def journal_failed(error: BaseException) -> None:  # in the writer's thread; closing the journal raises it
             loop.call_soon_threadsafe(execution.stop, str(error).partition("; ")[0])
 
-        notebook.on_failure = journal_failed
-        with signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), quiet_collector():
+        journal.on_failure = journal_failed
+        with self.signals.given_to(lambda why: loop.call_soon_threadsafe(execution.stop, why)), quiet_collector():
             async with (
-                shown(execution.progress, console=console, clock=SystemClock(), title=title),
-                _checked(checkpoints, notebook, execution, console),
+                shown(execution.progress, console=self.console, clock=SystemClock(), title=self.title),
+                self._checked(journal, execution),
             ):
                 try:
                     await execution.execute()
                 except Stopped as stop:
                     return stop.why
         return None
-    finally:
-        notebook.close()
 
+    @asynccontextmanager
+    async def _checked(self, journal: Journal, execution: Execution) -> AsyncIterator[None]:
+        if self.checkpoints is None:
+            yield
+            return
+        checking = Checking(
+            asked=self.checkpoints,
+            journal=journal.path,
+            clock=SystemClock(),
+            write=journal.append,
+            say=self._say,
+            stop=execution.stop,
+        )
+        async with checking.running():
+            yield
 
-@asynccontextmanager
-async def _checked(
-    checkpoints: Checkpoints | None, notebook: Journal, execution: Execution, console: Console
-) -> AsyncIterator[None]:
-    if checkpoints is None:
-        yield
-        return
-    checking = Checking(
-        asked=checkpoints,
-        journal=notebook.path,
-        clock=SystemClock(),
-        write=notebook.append,
-        say=partial(console.print, highlight=False, soft_wrap=True, markup=False),
-        stop=execution.stop,
-    )
-    async with checking.running():
-        yield
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class _Signals:
