@@ -1,23 +1,41 @@
 """The call workload on a line in memory, in virtual time: every number it writes down is known beforehand."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 
-from busyhour.carriers.memory import Manner, MemoryCarrier
+from busyhour.carriers.memory import Manner, MemoryCarrier, MemoryLine
 from busyhour.clock import VirtualClock
-from busyhour.model import MS, SECOND, Arrival, Audio, Endpoint, Operation
+from busyhour.model import (
+    MS,
+    SECOND,
+    Arrival,
+    Audio,
+    CallSetup,
+    Endpoint,
+    Heard,
+    HeardKind,
+    Line,
+    Operation,
+    Spoken,
+)
 from busyhour.workloads.call import BargeIn, Call, Greeting, HangUp, Press, Say, Scenario, Silence, Step
 
 # 1.5 s of audio, of which speech is 0.1 s to 1.3 s
 AUDIO = Audio("test.words", "some words", np.zeros(12_000, np.int16), 8000, 800, 10_400)
 
 
-def placed(*steps: Step, manner: Manner | None = None) -> dict[str, list[Operation]]:
+def placed(
+    *steps: Step, manner: Manner | None = None, carried_by: type[MemoryCarrier] = MemoryCarrier
+) -> dict[str, list[Operation]]:
     """Play a scenario against an agent of these manners: operations by kind."""
     clock = VirtualClock()
-    carrier = MemoryCarrier(clock=clock, manner=manner or Manner())
+    carrier = carried_by(clock=clock, manner=manner or Manner())
     operations: list[Operation] = []
 
     async def main() -> None:
@@ -130,6 +148,35 @@ def test_an_answer_that_cuts_in_and_goes_on_is_an_early_answer(answers_after_ms:
     assert [latency_ms(o) for o in kinds["turn"]] == [answers_after_ms]
 
 
+class Coughing(MemoryCarrier):
+    """Its far end also sounds in the midst of the caller's words."""
+
+    @asynccontextmanager
+    async def dial(self, target: Endpoint, call: CallSetup) -> AsyncIterator[Line]:
+        yield CoughingLine(self.clock, self.manner)
+
+
+class CoughingLine(MemoryLine):
+    """From 200 ms before the caller's last word on, for 100 ms."""
+
+    async def say(self, audio: Audio) -> Spoken:
+        spoken = await super().say(audio)
+        from_ns = spoken.ended_ns - 200 * MS
+        self._events[:0] = [Heard(HeardKind.ONSET, from_ns), Heard(HeardKind.OFFSET, from_ns + 100 * MS)]
+        return spoken
+
+
+@pytest.mark.parametrize("after_ms", [300, 2_000])  # of silence behind the words: the cough's end is told after, before
+@pytest.mark.parametrize("misses_turn", [0, 1])
+def test_a_cough_while_the_caller_speaks_is_no_answer(after_ms: int, misses_turn: int) -> None:
+    silent = np.zeros(10_400 + after_ms * 8, np.int16)
+    audio = replace(AUDIO, samples=silent)
+    manner = Manner(answers_after_ms=2_432, misses_turn=misses_turn)
+    kinds = placed(Greeting(), Say(audio), carried_by=Coughing, manner=manner)
+    assert [o.outcome for o in kinds["turn"]] == ["missed" if misses_turn else "ok"]
+    assert [latency_ms(o) for o in kinds["turn"] if o.ended_ns is not None] == ([] if misses_turn else [2_432])
+
+
 def test_an_agent_that_hangs_up_without_a_word_has_not_greeted() -> None:
     kinds = placed(Greeting(), manner=Manner(greets_after_ms=60_000, hangs_up_after_ms=300))
     assert [(o.outcome, o.ended_ns) for o in kinds["greeting"]] == [("lost", None)]
@@ -153,6 +200,47 @@ def test_a_silence_within_an_answer_is_written_down() -> None:
     kinds = placed(Greeting(), Say(AUDIO), manner=Manner(pauses_ms=650))
     assert [(o.ended_ns or 0) - o.due_ns for o in kinds["pause"]] == [650 * MS] * 2
     assert len(kinds["turn"]) == 1
+
+
+class Lingering(MemoryCarrier):
+    """It has something to settle for 2 s after each call."""
+
+    @asynccontextmanager
+    async def dial(self, target: Endpoint, call: CallSetup) -> AsyncIterator[Line]:
+        async with super().dial(target, call) as line:
+            yield line
+        await self.clock.sleep_until(self.clock.now_ns() + 2 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("cancelled_ms", "outcome", "ended_by", "lasted_ms"),
+    [(500, "cut off", "harness", 500), (1_500, "ok", "caller", 1_000), (9_000, "ok", "caller", 1_000)],
+)
+def test_a_call_is_cut_off_while_it_lasts_and_not_when_its_line_is_wound_up(
+    cancelled_ms: int, outcome: str, ended_by: str, lasted_ms: int
+) -> None:
+    clock = VirtualClock()
+    carrier = Lingering(clock=clock)
+    calls: list[Operation] = []
+
+    async def main() -> None:
+        arrival = Arrival(
+            id="phase/1",
+            phase="phase",
+            due_ns=0,
+            clock=clock,
+            random=Random(0),
+            dial=lambda setup: carrier.dial(Endpoint("memory:"), setup),
+            record=lambda one: calls.append(one) if one.kind == "call" else None,
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(cancelled_ms / 1000):
+                await Call([Scenario("test", [Silence(1)])]).perform(arrival)
+
+    clock.run(main())
+    (call,) = calls
+    assert call.ended_ns is not None
+    assert (call.outcome, call.detail["ended_by"], call.ended_ns // MS) == (outcome, ended_by, lasted_ms)
 
 
 # ---------------------------------------------------------------- hanging up

@@ -301,6 +301,18 @@ def test_a_jitter_buffer_absorbs_late_frames() -> None:
     on_a_wire(play, jitter_buffer_ns=40 * MS)
 
 
+@pytest.mark.parametrize(("named", "octets"), [(PCMU, b""), (codec("L16", 16_000), b"\0")], ids=str)
+def test_a_message_without_a_sample_is_nothing_that_a_jitter_buffer_could_hold(named: Codec, octets: bytes) -> None:
+    async def play(wire: Wire) -> None:
+        wire.leg.octets(octets, wire.clock.now_ns())
+        assert wire.leg.clear(wire.clock.now_ns()) == []
+        wire.leg.octets(octets, wire.clock.now_ns())
+        wire.leg.close()
+        assert (await wire.leg.hear(wire.clock.now_ns())) == Heard(ENDED, wire.clock.now_ns(), detail="closed")
+
+    on_a_wire(play, named, jitter_buffer_ns=40 * MS)
+
+
 @pytest.mark.parametrize("named", CODECS, ids=str)
 def test_comfort_noise_and_silence_are_not_heard(named: Codec) -> None:
     async def play(wire: Wire) -> None:

@@ -101,6 +101,14 @@ def test_what_comes_after_a_clear_plays_at_once() -> None:
     assert loud_ns(playout.played(FOREVER_NS)) == [(130 * MS, 150 * MS)]
 
 
+def test_no_samples_at_all_wait_in_no_jitter_buffer() -> None:
+    playout = Playout(8_000, jitter_buffer_ns=40 * MS)
+    playout.push(silence(0), 1_000 * MS)
+    assert playout.clear(1_010 * MS).dropped_ns == 0
+    playout.push(sound(160), 1_020 * MS)
+    assert loud_ns(playout.played(FOREVER_NS)) == [(1_060 * MS, 1_080 * MS)]
+
+
 def test_what_comes_with_a_clear_waits_in_the_jitter_buffer_like_any_beginning() -> None:
     playout = Playout(8_000, jitter_buffer_ns=40 * MS)
     playout.push(sound(160), 0)

@@ -9,7 +9,7 @@ import asyncio
 from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -41,6 +41,7 @@ LATENCY_EDGES_MS = (
     *(1200.0, 1500.0, 2000.0, 2500.0, 3000.0, 4000.0, 5000.0, 7500.0, 10_000.0, 20_000.0),
 )
 """The upper edges of the buckets in which a progress counts response latencies; beyond the last there is one more."""
+_ASK_AGAIN_SECONDS = 0.25  # a schedule from which nothing is due for the time being
 
 
 @dataclass(slots=True)
@@ -194,7 +195,9 @@ class Performance:
                     break
                 if due is Due.PENDING:
                     finished.clear()
-                    await finished.wait()
+                    with suppress(TimeoutError):  # a schedule may also end while all that it has let in goes on
+                        async with asyncio.timeout(_ASK_AGAIN_SECONDS):
+                            await finished.wait()
                     continue
                 assert isinstance(due, int)
                 await self._clock.sleep_until(began_ns + due)

@@ -15,10 +15,13 @@ from aiohttp import web
 
 from busyhour.carriers import Telnyx, Twilio
 from busyhour.carriers.background import Background
+from busyhour.carriers.serving import client
 from busyhour.carriers.sounds import Player, Unplayable
 from busyhour.carriers.telnyx.webhooks import Event, Habits, Signer, Webhooks
 from busyhour.clock import SystemClock
+from busyhour.descriptors import widened
 from busyhour.disturbance import MEDIA, WEBHOOKS, Disturbance, Vice
+from busyhour.emulators.twin import listening
 from busyhour.errors import PlanError
 from busyhour.faults.carrier import BurstLoss
 from busyhour.media.leg import Leg
@@ -29,6 +32,35 @@ from .agent import Agent, call_id, calling, next_of, tone
 from .document_agent import DocumentAgent, response
 
 CLOCK = SystemClock()
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+async def test_a_thousand_webhooks_wait_for_the_agent_and_not_for_one_another() -> None:
+    """The agent answers none before all have come: had they to wait for connections, the first would never be answered.
+
+    The test has both ends of each: 2,000 descriptors.
+    """
+    come, all_have_come = count(1), asyncio.Event()
+
+    async def webhook(request: web.Request) -> web.Response:
+        if next(come) == 1_000:
+            all_have_come.set()
+        await all_have_come.wait()
+        return web.Response()
+
+    async def told(session: aiohttp.ClientSession, url: str) -> int:
+        async with session.post(url) as answer:
+            return answer.status
+
+    app = web.Application()
+    app.router.add_post("/", webhook)
+    with widened():
+        async with listening(app) as port, client(timeout_seconds=100) as session:
+            url = f"http://127.0.0.1:{port}/"
+            answers = await asyncio.gather(*(told(session, url) for _ in range(1_000)))
+    assert answers == [200] * 1_000
 
 
 # ---------------------------------------------------------------- sounds

@@ -6,13 +6,16 @@ import asyncio
 import base64
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
+from tests.flood.flooding import certificate
 
 from busyhour import timeline
 from busyhour.carriers.line import CallerLine
@@ -439,3 +442,33 @@ async def test_an_agent_that_breaks_the_protocol_is_a_finding_and_no_line_on_the
         assert (await next_of(line, HeardKind.ENDED)).detail.startswith("protocol error: websocket: ")
     # What reaches no handler of ours, Python prints.
     assert {record.name.rpartition(".")[0] for record in caplog.records} <= {"busyhour.media_socket"}
+
+
+async def test_calls_over_tls_load_no_authorities_while_others_are_paced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls, _ = certificate(tmp_path)
+    loaded: list[object] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *asked: loaded.append(asked))
+
+    async def media(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        await ws.close()
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/media", media)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        carrier = PlainWebSocket(path="/media")
+        async with carrier.running({}):
+            for _ in range(2):
+                async with carrier.dial(Endpoint(f"https://127.0.0.1:{runner.addresses[0][1]}"), SETUP) as line:
+                    assert (await next_of(line, HeardKind.ENDED)).detail == "hung up"
+    finally:
+        await runner.cleanup()
+    assert loaded == []

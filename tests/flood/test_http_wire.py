@@ -296,6 +296,18 @@ async def test_there_are_no_more_connections_than_were_granted_and_arrivals_with
     assert most == 5
 
 
+async def test_a_closed_load_ends_at_its_time_though_nothing_is_answered() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(3600)
+
+    hold = Hold(at_once=5, seconds=0.2)
+    async with raw_server(talk) as url, asyncio.timeout(60):  # and the requests would wait for an hour
+        done = await flooded(Http([Get("/")], timeout_seconds=3600), url, hold, drain_seconds=0.2)
+    assert (done.counts.started, done.counts.finished) == (5, 5)
+    assert done.outcomes == ["cut off"] * 5
+
+
 async def test_a_request_is_taken_up_when_it_is_due_and_never_before() -> None:
     async def talk(peer: Peer) -> None:
         while await peer.request():

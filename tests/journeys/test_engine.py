@@ -167,6 +167,13 @@ def test_what_does_not_end_is_cut_off_after_the_drain() -> None:
     assert 30 <= clock.now_ns() / SECOND < 40
 
 
+def test_a_closed_load_ends_at_its_time_though_nothing_has_finished() -> None:
+    clock = VirtualClock()
+    notes = executed(planned(clock, Phase("p", Hold(3, 100), Work(seconds=10_000), drain_seconds=30)), clock)
+    assert [o.outcome for o in notes.operations()] == ["cut off"] * 3
+    assert 130 <= clock.now_ns() / SECOND < 140
+
+
 def test_a_stopped_run_undoes_everything_and_says_why() -> None:
     clock, log = VirtualClock(), list[str]()
     phase = Phase("p", Constant(1, 1000), Work(seconds=50), faults=[Harm(log)])

@@ -16,7 +16,9 @@ from aiohttp.typedefs import Middleware
 from busyhour.carriers.background import Background
 from busyhour.errors import ServiceError
 
-CONNECTIONS_MAX = 200
+# Of webhooks under way: one that waits here for a connection uses up the time that the agent has for its answer, and
+# would be told as unanswered. 1,000 calls have one each when they begin together.
+CONNECTIONS_MAX = 1_000
 # Shorter than the 5 s after which common servers close an idle connection: a webhook must not meet a closed one.
 KEEP_ALIVE_SECONDS = 2.0
 SETTLE_SECONDS = 5.0  # for webhooks that are still under way when the carrier stops

@@ -62,7 +62,7 @@ class Leg:
         self._silence = pybase64.b64encode(codec.silence)
         self._batch = studio.batch(codec)
         self._batched = self._batch.append
-        self._frame_bytes = codec.frame_bytes
+        self._frame_bytes, self._sample_bytes = codec.frame_bytes, codec.sample_bytes
         self._chunk_bytes_max = QUEUED_NS_MAX // SECOND * FRAMES_PER_SECOND * codec.frame_bytes
         self._playout = Playout(codec.rate_hz, jitter_buffer_ns)
         self._speech = Speech()
@@ -122,6 +122,8 @@ class Leg:
         A frame of 20 ms is decoded within 5 ms, with those of all legs.
         """
         if self._ended is not None or (self.disturbance.media and self._back.arrives_ns(at_ns) is None):
+            return
+        if len(octets) < self._sample_bytes:  # many an agent ends what it says with an empty message
             return
         if self._tape is not None:
             self._tape.heard.append(octets)

@@ -97,6 +97,8 @@ class Playout:
 
     def push(self, samples: Samples, arrived_ns: int) -> None:
         """Queue any number of samples. Raises ProtocolError when more than 30 s are waiting already."""
+        if not len(samples):  # else a jitter buffer would wait for nothing, and the queue be empty while it does
+            return
         self._admit(arrived_ns)
         self._end_hush()
         if self._rest is not None:

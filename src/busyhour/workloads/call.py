@@ -6,12 +6,12 @@ Nothing here measures time itself, so nothing here can add to it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from busyhour.errors import PlanError
+from busyhour.media.speech import HANGOVER_NS
 from busyhour.media.utterances import utterance
 from busyhour.model import (
     JSON,
@@ -27,6 +27,8 @@ from busyhour.model import (
     Operation,
     Spoken,
 )
+
+_TOLD_NS = 50 * MS  # an event that is certain has been told by then: twice what a leg takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Call:
         scenario = arrival.random.choice(self.scenarios)
         began_ns = arrival.clock.now_ns()
         ended_ns: int | None = None
-        outcome, why, ended_by = "ok", "", "caller"
+        outcome, why, ended_by = "cut off", "", "harness"  # unless it comes to an end
         told: Mapping[str, JSON] = {}
         try:
             async with arrival.dial(self._setup_for(arrival)) as line:
@@ -136,6 +138,7 @@ class Call:
                 try:
                     await conversation.play()
                     await line.hang_up()
+                    outcome, ended_by = "ok", "caller"
                 except _Ended as ended:
                     ended_by = "agent"
                     outcome, why = conversation.judge_end(ended.heard.detail)
@@ -144,10 +147,7 @@ class Call:
                     ended_ns = arrival.clock.now_ns()  # the line's own winding up is not part of the call
                     told = {"answered_ns": line.answered_ns, "opened_ns": line.opened_ns, **line.detail}
         except CallFailed as failure:
-            outcome, why = failure.reason, failure.detail
-        except asyncio.CancelledError:
-            outcome, ended_by = "cut off", "harness"
-            raise
+            outcome, why, ended_by = failure.reason, failure.detail, "caller"
         finally:
             arrival.record(
                 Operation(
@@ -345,14 +345,16 @@ class _Conversation:
         lasting_ns = since_ns if lasting_until_ns is None else lasting_until_ns
         while True:
             onset_ns = self._sounding_since
-            if onset_ns is not None and onset_ns >= since_ns and self._now() >= lasting_ns:
+            if onset_ns is None or onset_ns < since_ns:
+                if await self._next(until_ns) is None:
+                    return None
+                continue
+            if onset_ns >= lasting_ns:
                 return onset_ns
-            heard = await self._next(until_ns)
-            if heard is None:
-                return None
-            answered = heard.kind is HeardKind.OFFSET and onset_ns is not None and onset_ns >= since_ns
-            if answered and heard.at_ns > lasting_ns:
-                return onset_ns  # a short answer that began and ended while we were speaking or waiting
+            # It cut in. That it had ended before `lasting_ns` is told a hangover later: no sooner do we know.
+            heard = await self._next(lasting_ns + HANGOVER_NS + _TOLD_NS)
+            if heard is None or (heard.kind is HeardKind.OFFSET and heard.at_ns > lasting_ns):
+                return onset_ns
 
     async def _offset(self, *, until_ns: int) -> int | None:
         """When the agent's speech in progress stops, or None if it has not by `until_ns`."""

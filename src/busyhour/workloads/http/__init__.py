@@ -2,9 +2,9 @@
 
     Http([Get("/health"), Post("/slots", json={"day": "Tuesday"}, status=201, checks=[JSONEquals("free", True)])])
 
-Arrivals take the requests in turn. Where one is a sequence of requests, its arrival performs them one after another and
-ends at the first that fails. Time runs from when a request was due: what it waited for a connection, and for that to
-be made, is in its latency.
+Arrivals take the requests in turn; those of an InTurn, which come one by one, draw theirs. Where one is a sequence of
+requests, its arrival performs them one after another and ends at the first that fails. Time runs from when a request
+was due: what it waited for a connection, and for that to be made, is in its latency.
 
 Outcomes: "ok", "http_503", "wrong answer: ...", "timeout", "connect refused", "reset", "closed early", "malformed
 answer", "headers too large", "certificate refused: ...", "not reached" (of a sequence), "cut off".
@@ -55,34 +55,38 @@ class Http:
 
     async def perform_all(self, stretch: Stretch) -> None:
         """Raises ServiceError when the target's URL is not one of HTTP."""
+        await self._flood(stretch, self._scripts)
+
+    async def _flood(self, stretch: Stretch, scripts: Sequence[tuple[Request, ...]]) -> None:
         try:
             address = Address.of(stretch.target.url, self.tls)
         except ValueError as error:
             raise ServiceError(f"the target cannot be asked over HTTP: {error}") from None
         timeout_ns = round(self.timeout_seconds * SECOND)
         connections = max(1, stretch.share.part(self.connections))
-        await Flood(stretch, self._scripts, address, connections=connections, timeout_ns=timeout_ns).run()
+        await Flood(stretch, scripts, address, connections=connections, timeout_ns=timeout_ns).run()
 
     async def perform(self, arrival: Arrival) -> None:
-        """One arrival on a connection of its own; its requests become operations, and no samples."""
+        """One arrival on a connection of its own; its requests become operations, and no samples. Which of them it
+        asks is drawn by the arrival's own random numbers: it does not know whose turn it is."""
+        script = self._scripts[0] if len(self._scripts) == 1 else arrival.random.choice(self._scripts)
 
         def record(entry: object) -> None:
             if isinstance(entry, Operation):
                 arrival.record(replace(entry, id=arrival.id + entry.id.removeprefix(f"{arrival.phase}/1")))
 
-        await self.perform_all(
-            Stretch(
-                phase=arrival.phase,
-                arrivals=_Once(),
-                at_once=1,
-                drain_seconds=2 * self.timeout_seconds * max(map(len, self._scripts)),
-                began_ns=arrival.due_ns,
-                clock=arrival.clock,
-                target=arrival.target,
-                write=record,
-                counts=Counts(),
-            )
+        stretch = Stretch(
+            phase=arrival.phase,
+            arrivals=_Once(),
+            at_once=1,
+            drain_seconds=2 * self.timeout_seconds * len(script),
+            began_ns=arrival.due_ns,
+            clock=arrival.clock,
+            target=arrival.target,
+            write=record,
+            counts=Counts(),
         )
+        await self._flood(stretch, [script])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ class Address:
         if parts.path not in {"", "/"} or parts.query:
             raise ValueError(f"{url!r} has a path; leave it to the requests, each of which has its whole path")
         secure = parts.scheme == "https"
-        context = (tls or ssl.create_default_context()) if secure else None
+        context = (tls or _verifying()) if secure else None
         return cls(parts.hostname, parts.port or (443 if secure else 80), context)
 
     @property
@@ -51,6 +52,12 @@ class Address:
         """As a Host header has it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+@cache
+def _verifying() -> ssl.SSLContext:
+    """By the machine's authorities, which take 25 ms to load: once, and not for each arrival that comes alone."""
+    return ssl.create_default_context()
 
 
 def _scripted(requests: Sequence[Request], address: Address) -> Script:
@@ -117,6 +124,8 @@ class Flood:
                     await self._over.wait()
             except TimeoutError:
                 self._sweep()
+            if self._pending:  # a schedule may also end while all that it has let in goes on
+                self._take_up()
             self._tally.count()
             now_ns = self.now_ns()
             if now_ns >= write_ns:
