@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from tests.html.sample_runs import HACK, META, absent, judged, page, requests, s
 
 from busyhour.gates import AtMost
 from busyhour.indicators import response_latency
-from busyhour.model import SECOND, Mark, Run
+from busyhour.model import JSON, SECOND, Mark, Run
+from busyhour.reports.html.body import Body, Chart, section
+from busyhour.reports.html.page import write_sections
 from busyhour.testing import whole_run
 
 Opened = Callable[..., Page]
@@ -24,6 +27,18 @@ canvas => {
   const seen = new Set();
   for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) seen.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
   return seen.size;
+}
+"""
+OF_ONE_COLOUR = """
+(canvas, name) => {
+  const wanted = busyhour.palette()[name].match(/[0-9]+/g).map(Number);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const columns = new Set();
+  for (let i = 0; i < data.length; i += 4) {
+    const near = wanted.every((one, at) => Math.abs(one - data[i + at]) < 9);
+    if (near && data[i + 3] > 200) columns.add((i / 4) % canvas.width);
+  }
+  return columns.size / canvas.width;
 }
 """
 A_FIGURE = re.compile(r"\d")
@@ -80,6 +95,35 @@ def test_the_button_turns_the_colours_and_the_charts_with_them(opened: Opened, t
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
     page.locator("#theme").click()
     page.wait_for_function(f"before => {PICTURE} === before", arg=before)
+
+
+def test_each_colour_is_a_pair_whoever_chooses_it(opened: Opened, text: str) -> None:
+    page = opened(text)
+    light = page.evaluate("busyhour.palette()")
+    page.locator("#theme").click()
+    chosen = page.evaluate("busyhour.palette()")
+    page.emulate_media(media="print")
+    assert page.evaluate("busyhour.palette()") == light  # whatever was chosen, on paper
+    page.emulate_media(media="screen", color_scheme="dark")
+    page.locator("#theme").click()
+    assert chosen == page.evaluate("busyhour.palette()") == opened(text, dark=True).evaluate("busyhour.palette()")
+    assert all(chosen[name] != light[name] for name in light)
+    assert all(colour.startswith("rgb(") for colour in (*light.values(), *chosen.values()))
+
+
+def test_a_step_is_as_wide_as_its_window_though_it_stands_alone(opened: Opened) -> None:
+    alone: JSON = [None, 5, None, None, 7, 7]
+    line: JSON = {"label": "p95", "values": alone, "ink": 1, "style": "step"}
+    others: JSON = {"xs": [0.5, 1.5, 2.5, 4.9], "series": [{"label": "each", "values": [1, 1, 1, 1], "style": "dots"}]}
+    steps: dict[str, JSON] = {
+        "x": "number",
+        "y": {"label": "late (ms)"},
+        "tables": [{"xs": [0, 1, 2, 3, 4, 5], "series": [line]}, others],
+    }
+    body, out = Body(charts=[Chart(id="steps-0", title="Steps", drawn=steps)]), io.StringIO()
+    write_sections("Steps", [section("steps", "Steps", body)], out)
+    (chart,) = drawn(opened(out.getvalue()))
+    assert 0.3 < chart.locator("canvas").evaluate(OF_ONE_COLOUR, "series-1") < 0.45  # two of five windows, and the axis
 
 
 def test_the_pointer_tells_the_figures_of_all_charts_over_time(opened: Opened, text: str) -> None:

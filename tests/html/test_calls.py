@@ -150,6 +150,19 @@ def test_the_worst_call_comes_first_and_says_why(tmp_path: Path) -> None:
     assert calls.anchor(made, phases=["elsewhere"]) is None
 
 
+def test_an_anchor_is_of_a_call_that_shows_what_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    with Journal.create(path, {"plan": "plans/x.py"}) as journal:
+        for call, answered in (("steady/1", 5.913), ("steady/2", 3.5)):
+            for one in operations(call, answered=answered, asked="Hello", said="Good day"):
+                journal.append(one)
+        journal.append(part("steady/2", "underrun", 4.0, 4.2))
+    made = section(path)
+    assert [call["call"] for call in listed(made)] == ["steady/1", "steady/2"]
+    assert calls.anchor(made, phases=["steady"], kind="underrun") == "call-2"
+    assert calls.anchor(made, phases=["steady"], kind="early") == "call-1"
+
+
 def test_what_was_said_is_told_with_its_instants_and_escaped(tmp_path: Path) -> None:
     made = section(written(tmp_path / "x.journal")).html
     for told in ("after 2,913 ms", "0:05.9", "Ist Ihre Praxis heute geöffnet? 你好", "Fault injected: llm no_token"):

@@ -24,7 +24,7 @@ from busyhour.reports.html.page import write_sections
 from busyhour.reports.html.scene import Scene
 from busyhour.reports.html.tabled import capacity
 from busyhour.statistics.wording import number
-from busyhour.testing import answered, turn, whole_run
+from busyhour.testing import answered, turn, whole_run, witnessed
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +176,44 @@ def test_unanswered_turns_are_told_as_such() -> None:
     assert single == ["never"] * 3
 
 
+def test_an_answer_before_its_time_is_told_to_count_as_nothing(text: str) -> None:
+    told = "An answer that began before its caller had ended counts as 0."
+    assert told not in text
+    assert told in page(whole_run(answered([300.0, -200.0], number=1), meta=META))
+
+
 def test_a_fault_has_its_proof_and_its_recovery(text: str) -> None:
     recovery = text[text.index('id="recovery"') :]
     assert "12 of 12 requests met it" in recovery
     assert "12.5 s" in recovery
+
+
+def test_only_what_was_asked_again_can_have_served_never() -> None:
+    faults = [("path to llm", "black hole"), ("spare", "spare down"), ("llm", "llm down")]
+    marks = []
+    for service, name in faults:
+        marks += [
+            Mark(10 * SECOND, "fault.began", name, {"phase": name, "service": service}),
+            Mark(20 * SECOND, "fault.ended", name, {"phase": name}),
+        ]
+    asked = [
+        witnessed("llm", "spare", 12.0, phase="steady", outcome="http 503"),
+        witnessed("llm", "llm", 30.0, phase="steady", outcome="http 503"),
+    ]
+    run = whole_run(calls(20), asked, marks=marks, meta=META)
+    made = page(run)
+    told = dict(
+        re.findall(r'<th scope="row" class="fault">([^<]+)</th>(?:<td[^>]*>[^<]*</td>){2}<td[^>]*>([^<]*)<', made)
+    )
+    assert told == {"black hole": "\u2013", "spare down": "not asked", "llm down": "never"}
+
+
+def test_the_lowest_of_all_has_no_interval(text: str) -> None:
+    chart = next(chart for chart in charts(text) if chart["id"] == "percentiles-0")
+    low, high, measured = (line["values"] for line in chart["tables"][0]["series"])
+    assert chart["tables"][0]["xs"][0] == 1
+    assert low[0] is high[0] is None
+    assert measured[0] <= high[1] <= high[2]
 
 
 def test_reasons_of_failures_are_counted(text: str) -> None:
@@ -330,6 +364,14 @@ def test_what_is_no_capacity_is_refused() -> None:
 
 def test_the_files_of_the_page_are_part_of_the_package() -> None:
     folder = Path(html.__file__).parent
-    wanted = {"report.css", "theme.js", "charts.js", "uPlot.iife.min.js", "uPlot.min.css", "Inter-latin.woff2"}
+    wanted = {
+        "report.css",
+        "theme.js",
+        "axes.js",
+        "charts.js",
+        "uPlot.iife.min.js",
+        "uPlot.min.css",
+        "Inter-latin.woff2",
+    }
     assert wanted <= {file.name for file in (folder / "assets").iterdir()}
     assert {"page.html.j2", "body.html.j2", "parts.html.j2"} <= {file.name for file in (folder / "templates").iterdir()}

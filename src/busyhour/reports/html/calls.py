@@ -83,13 +83,20 @@ def _section(calls: Sequence[_Call], meta: Mapping[str, JSON], *, happened: int)
 
 
 def anchor(section: Section, *, phases: Collection[str] = (), kind: str = "") -> str | None:
-    """Where the page has the first call of these phases that was taken for this kind of badness, or else of these
-    phases: "call-1". None if it has none."""
+    """Where the page has the first call of these phases that was taken for this kind of badness, or has a stretch of
+    this kind in its picture, or else of these phases: "call-1". None if it has none."""
     listed = section.data["calls"]
     assert isinstance(listed, Sequence)
     calls = [call for call in listed if isinstance(call, Mapping) and (not phases or call["phase"] in phases)]
-    first = next((call for call in calls if call["kind"] == kind), None) or next(iter(calls), None)
+    ways = (lambda call: call["kind"] == kind, lambda call: _shows(call, kind), bool)
+    first = next((call for way in ways for call in calls if way(call)), None)
     return None if first is None else f"call-{first['number']}"
+
+
+def _shows(call: Mapping[str, JSON], kind: str) -> bool:
+    spans = call["spans"]
+    assert isinstance(spans, Sequence)
+    return any(isinstance(span, Sequence) and span[0] == kind for span in spans)
 
 
 def _told(run: Run, one: Chosen, recorded: Recorded | None) -> _Call:

@@ -21,6 +21,7 @@ from busyhour.statistics.wording import number
 PHASES_MOST = 60
 EVENTS_MOST = 40
 FAULTS_MOST = 60
+_REQUESTS = ("llm", "tts", "stt", "vector")  # the kinds that twins witness
 _NOTABLE = {
     "run.resumed": "the run was taken up again",
     "run.stopped": "the run was stopped",
@@ -175,7 +176,6 @@ def recovery(scene: Scene) -> Section | None:
     for fault in scene.faults[:FAULTS_MOST]:
         proof = next((d for name, d in proofs if name == fault.name and d.get("phase") == fault.phase), None)
         effect, mark = _effect(proof)
-        served = Recovery(fault.service)(scene.seen, fault.phase) if fault.service else []
         later = answered.ended_ns[answered.due_ns >= fault.until_ns]
         again = (int(later.min()) - fault.until_ns) / SECOND if len(later) else None
         rows.append(
@@ -183,9 +183,7 @@ def recovery(scene: Scene) -> Section | None:
                 Cell(fault.name, "fault"),
                 Cell(fault.service or "\u2013"),
                 Cell(duration((fault.until_ns - fault.from_ns) / SECOND)),
-                Cell(
-                    _after(served[0].value) if served else "\u2013", "bad" if served and served[0].value == inf else ""
-                ),
+                _served_again(scene.seen, fault),
                 Cell("\u2013" if again is None else _after(again)),
                 Cell(effect, mark),
             ]
@@ -199,13 +197,28 @@ def recovery(scene: Scene) -> Section | None:
     )
     lead = (
         "Served again: from the end of the fault to the next request that the harmed service answered, once somebody "
-        "asked it. Turn answered: to the first answer to a turn that came after the fault."
+        "asked it; a path and a carrier answer none. Turn answered: to the first answer to a turn that came after the "
+        "fault."
     )
     return section("recovery", "After the faults", Body(lead=lead, grids=[grid]))
 
 
+def _served_again(run: Run, fault: Stretch) -> Cell:
+    """Says "never" only of a service that was asked again: one that nobody asks has no chance to serve."""
+    found = Recovery(fault.service)(run, fault.phase) if fault.service else []
+    if not found:
+        return Cell("\u2013")
+    if found[0].value < inf:
+        return Cell(_after(found[0].value))
+    rows = [operations_of(run, kind) for kind in _REQUESTS]
+    asked_ns = np.concatenate([one.due_ns[one.who.are(fault.service)] for one in rows])
+    if not len(asked_ns):
+        return Cell("\u2013")
+    return Cell("never", "bad") if (asked_ns >= fault.until_ns).any() else Cell("not asked")
+
+
 def _after(seconds: float) -> str:
-    return "never" if seconds == inf else f"{number(seconds)} s"
+    return f"{number(seconds)} s"
 
 
 def _effect(proof: Mapping[str, JSON] | None) -> tuple[str, str]:

@@ -37,9 +37,8 @@ class Lateness:
 
 def over_time(scene: Scene) -> Section | None:
     """P50, P95 and P99 in windows of time, with what never came; None for a run without any latency."""
-    charts = [
-        chart for number, one in enumerate(found(scene.seen)) if (chart := _chart(scene, one, number)) is not None
-    ]
+    every = found(scene.seen)
+    charts = [chart for number, one in enumerate(every) if (chart := _chart(scene, one, number)) is not None]
     if not charts:
         return None
     lead = (
@@ -47,6 +46,8 @@ def over_time(scene: Scene) -> Section | None:
         "drawn in the lane at the top. Tinted, and hatched at the foot: a fault was in force. Crossed out: not "
         "watched, and left out of every figure."
     )
+    if any((one.ms == 0).any() for one in every if one.noun == "turns"):
+        lead += " An answer that began before its caller had ended counts as 0."
     return section("latency", "Latency over time", Body(lead=lead, charts=charts))
 
 

@@ -27,9 +27,19 @@ from busyhour.reports.html.section import Section
 
 FONT = "Inter-latin.woff2"  # of Latin letters; all others are the system's
 STYLES = ("uPlot.min.css", "report.css", "calls.css")
-SCRIPTS = ("uPlot.iife.min.js", "theme.js", "charts.js", "calls_picture.js", "calls.js")
+SCRIPTS = ("uPlot.iife.min.js", "theme.js", "axes.js", "charts.js", "calls_picture.js", "calls.js")
 BYTES_OF_CALLS_MOST = 2_200_000
 _ASSETS = files("busyhour.reports.html").joinpath("assets")
+_KINDS = {
+    "response latency": "response",
+    "dead air": "dead air",
+    "barge-in stop time": "barge-in",
+    "yield rate": "barge-in",
+    "missed turns": "unanswered",
+    "successful calls": "failed",
+    "agent interruptions": "early",
+    "underrun rate": "underrun",
+}
 # What would end the element, or begin a comment in it; and the two that were no JavaScript before 2019.
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -100,12 +110,21 @@ def _broken_in(verdict: Verdict) -> str:
 
 
 def _hrefs(judgement: Judgement, worst: Section | None) -> Mapping[str, str]:
-    """By gate that did not pass, the call that is worst in its phase, if it is shown."""
+    """By gate that did not pass, the call in its phase that is worst by what the gate demands, if it is shown."""
     if worst is None:
         return {}
-    phases = {verdict.gate: _broken_in(verdict) for verdict in judgement.verdicts}
-    found = {gate: calls.anchor(worst, phases=[phase]) for gate, phase in phases.items() if phase}
+    broken = {verdict.gate: verdict for verdict in judgement.verdicts if _broken_in(verdict)}
+    found = {
+        gate: calls.anchor(worst, phases=[_broken_in(verdict)], kind=_heard_as(verdict))
+        for gate, verdict in broken.items()
+    }
     return {gate: f"#{anchor}" for gate, anchor in found.items() if anchor is not None}
+
+
+def _heard_as(verdict: Verdict) -> str:
+    """What to listen for: a kind of badness for which calls are taken, or of a stretch of a call's picture."""
+    what = "" if verdict.estimate is None else verdict.estimate.what.partition(" in ")[0]
+    return next((kind for words, kind in _KINDS.items() if what.endswith(words)), "")
 
 
 # ---------------------------------------------------------------- what is put into it

@@ -150,8 +150,9 @@ def _of_phases(run: Run, scene: Scene) -> list[Curve]:
 def _chart(curve: Curve, number: int) -> Chart:
     drawn = [curve.quantile(q) for q in ranks(len(curve.ordered), QUANTILES, [target.q for target in curve.targets])]
     xs = [1 / (1 - one.q) for one in drawn]
-    values, low, high = ([getattr(one, end) for one in drawn] for end in ("value", "low", "high"))
-    low = [None if end == -inf else end for end in low]
+    values = [one.value for one in drawn]
+    low = [None if one.low == -inf else one.low for one in drawn]
+    high = [one.high if one.q else None for one in drawn]  # the lowest of all is no quantile that has an interval
     never = any(value == inf for value in values)
     series: list[JSON] = [
         {"label": "interval from", "values": told(low), "style": "edge", "unit": curve.unit},

@@ -2,20 +2,9 @@
 (() => {
   "use strict";
 
-  const LIGHT = {
-    ink: "#1b1f24", paper: "#ffffff", muted: "#5d6670", line: "#d7dce1",
-    fail: "#b3261e", warn: "#b26a00", "series-1": "#0072b2", "series-2": "#d55e00",
-  };
+  const { palette } = busyhour;
   const TOP = 24, FOOT = 16, AXIS = 30, GUTTER = 52; // CSS pixels
   const PRINTED = 680; // wide, on paper
-
-  const palette = (element) => {
-    if (Picture.printing) return LIGHT;
-    const style = getComputedStyle(element);
-    return Object.fromEntries(
-      Object.entries(LIGHT).map(([name, own]) => [name, style.getPropertyValue(`--${name}`).trim() || own]),
-    );
-  };
 
   const octets = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
@@ -51,8 +40,8 @@
 
     options() {
       const { data } = this;
-      const muted = () => palette(this.host).muted;
-      const line = () => palette(this.host).line;
+      const muted = () => palette().muted;
+      const line = () => palette().line;
       return {
         width: this.width(),
         height: this.height(),
@@ -121,7 +110,7 @@
       const ratio = devicePixelRatio;
       const box = plot.bbox;
       const { ctx } = plot;
-      const tone = palette(this.host);
+      const tone = palette();
       const faults = this.data.spans.some(([kind]) => kind === "fault");
       const top = box.top + TOP * ratio;
       const lanes = box.height - (TOP + (faults ? FOOT : 0) + 6) * ratio;

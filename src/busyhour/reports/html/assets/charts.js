@@ -7,7 +7,7 @@
    style: "line", "dashed", "step", "dots", "bars"; "edge": of two, a band is between them; "told": in the legend only. */
 "use strict";
 (() => {
-  const { data, palette } = window.busyhour;
+  const { data, palette, faded } = window.busyhour;
   const bands = data.bands;
   const FAMILY = getComputedStyle(document.body).fontFamily;
   const DASHES = [[], [], [7, 3], [2, 3], [10, 3, 2, 3], [1, 4], [14, 4]];
@@ -16,54 +16,7 @@
   const plots = [];
   let ink = palette();
 
-  const number = (value) => {
-    if (value === 0) return "0";
-    const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
-    return value.toLocaleString("en-US", { maximumFractionDigits: Math.min(6, digits) });
-  };
-  const clock = (seconds) => {
-    const whole = Math.max(0, Math.round(seconds));
-    const pad = (n) => String(n).padStart(2, "0");
-    const rest = `${pad(Math.floor((whole % 3600) / 60))}:${pad(whole % 60)}`;
-    return whole < 3600 ? `${Math.floor(whole / 60)}:${pad(whole % 60)}` : `${Math.floor(whole / 3600)}:${rest}`;
-  };
-  const percent = (x) => (x <= 1 ? "p0" : named(x));
-  const named = (x) => `p${Number((100 - 100 / x).toPrecision(Math.max(2, Math.ceil(Math.log10(x)) + 2)))}`;
-
-  /* ---------------------------------------------------------------- axes */
-
-  const nice = (least, most, wanted, whole) => {
-    const rough = (most - least) / Math.max(1, wanted) || 1;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    let step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough * 0.999);
-    if (whole) step = Math.max(1, step);
-    const found = [];
-    for (let at = Math.ceil(least / step - 1e-9) * step; at <= most + step * 1e-9; at += step) found.push(Number(at.toPrecision(12)));
-    return found;
-  };
-  const decades = (least, most, wanted) => {
-    const found = [];
-    const each = Math.log10(most / least) * 3 <= wanted ? [1, 2, 5] : [1];
-    for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) {
-      for (const n of each) {
-        const at = n * 10 ** power;
-        if (at >= least * 0.999 && at <= most * 1.001) found.push(Number(at.toPrecision(6)));
-      }
-    }
-    return found;
-  };
-  const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
-  const times = (least, most, wanted) => {
-    const step = TIMES.find((one) => (most - least) / one <= wanted) || Math.ceil((most - least) / wanted / 86400) * 86400;
-    const found = [];
-    for (let at = Math.ceil(least / step) * step; at <= most; at += step) found.push(at);
-    return found;
-  };
-  const nines = (most) => {
-    const found = [1, 2, 4, 10, 20];
-    for (let at = 100; at <= most * 1.001; at *= 10) found.push(at);
-    return found.filter((at) => at <= most * 1.001);
-  };
+  const { number, clock, percent, nice, decades, times, nines } = window.busyhour.axes;
 
   /* ---------------------------------------------------------------- what is behind and before the lines */
 
@@ -125,6 +78,19 @@
     ctx.restore();
   };
 
+  /* Words that lines behind them do not strike through. */
+  const written = (ctx, text, x, y, colour) => {
+    const dpr = devicePixelRatio;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "top";
+    ctx.fillStyle = ink.paper;
+    ctx.globalAlpha = 0.75;
+    ctx.fillRect(x - 2 * dpr, y - dpr, ctx.measureText(text).width + 4 * dpr, 13 * dpr);
+    ctx.globalAlpha = 1;
+    ctx.fillStyle = colour;
+    ctx.fillText(text, x, y);
+  };
+
   /* The names of what is shaded, where there is room for them: phases above, faults below them. */
   const names = (u) => {
     const { ctx } = u;
@@ -132,25 +98,16 @@
     const dpr = devicePixelRatio;
     ctx.save();
     ctx.font = `${10.5 * dpr}px ${FAMILY}`;
-    ctx.textAlign = "left";
-    ctx.textBaseline = "top";
-    const written = (text, one, row) => {
+    const named = (text, one, row) => {
       const from = Math.max(left, u.valToPos(one.from, "x", true));
       const to = Math.min(left + width, u.valToPos(one.to, "x", true));
       const wide = ctx.measureText(text).width;
       if (wide + 10 * dpr > to - from) return;
-      const x = from + 5 * dpr;
-      const y = top + (4 + 14 * row) * dpr;
-      ctx.fillStyle = ink.paper;
-      ctx.globalAlpha = 0.75;
-      ctx.fillRect(x - 2 * dpr, y - dpr, wide + 4 * dpr, 13 * dpr);
-      ctx.globalAlpha = 1;
-      ctx.fillStyle = ink.muted;
-      ctx.fillText(text, x, y);
+      written(ctx, text, from + 5 * dpr, top + (4 + 14 * row) * dpr, ink.muted);
     };
-    bands.phases.forEach((one) => written(one.name, one, 0));
-    bands.faults.forEach((one) => written(`fault: ${one.name}`, one, 1));
-    bands.gaps.forEach((one) => written("not watched", one, 2));
+    bands.phases.forEach((one) => named(one.name, one, 0));
+    bands.faults.forEach((one) => named(`fault: ${one.name}`, one, 1));
+    bands.gaps.forEach((one) => named("not watched", one, 2));
     ctx.restore();
   };
 
@@ -258,13 +215,12 @@
     ctx.setLineDash([]);
     ctx.font = `${10.5 * dpr}px ${FAMILY}`;
     ctx.fillStyle = ink.ink;
-    ctx.textBaseline = "bottom";
     let last = Infinity;
     [...steps].sort((a, b) => a.limit - b.limit).forEach((one) => {
       last = Math.min(up(one.limit) - 3 * dpr, last - 13 * dpr);
-      const room = to(one.x) - left > ctx.measureText(one.label).width + 8 * dpr;
-      ctx.textAlign = room ? "right" : "left";
-      ctx.fillText(one.label, room ? to(one.x) - 5 * dpr : to(one.x) + 5 * dpr, last);
+      const wide = ctx.measureText(one.label).width;
+      const room = to(one.x) - left > wide + 8 * dpr;
+      written(ctx, one.label, room ? to(one.x) - 5 * dpr - wide : to(one.x) + 5 * dpr, last - 12 * dpr, ink.ink);
       if (!one.below) {
         ctx.fillRect(to(one.x) - 6 * dpr, up(one.limit), 6 * dpr, 1.6 * dpr);
       }
@@ -374,6 +330,26 @@
 
   const marked = (line) => ["solid", "solid", "dashed", "dotted", "dashed", "dotted", "dashed"][(line && line.style !== "dots" && line.ink) || 0];
 
+  /* Each step as wide as its window, alone as it may stand: uPlot's own do not draw the last before a gap. Where another
+     table of the chart has a point, and this one none, the value is undefined; null is a window without one. */
+  const steps = (u, place) => {
+    const stroke = new Path2D();
+    const values = u.data[place];
+    const rows = values.map((_, row) => row).filter((row) => values[row] !== undefined);
+    const x = (row) => u.valToPos(u.data[0][row], "x", true);
+    let going = false;
+    rows.slice(0, -1).forEach((row, i) => {
+      if (values[row] !== null) {
+        const y = u.valToPos(values[row], "y", true);
+        if (going) stroke.lineTo(x(row), y);
+        else stroke.moveTo(x(row), y);
+        stroke.lineTo(x(rows[i + 1]), y);
+      }
+      going = values[row] !== null;
+    });
+    return { stroke, fill: null, clip: null, band: null, gaps: null, flags: 0 };
+  };
+
   const series = (line, chart, y) => {
     const stroke = colour(line);
     const plain = { label: line.label, stroke, width: 1.75, dash: DASHES[line.ink] || [], points: { show: false }, spanGaps: false, pxAlign: 0 };
@@ -386,7 +362,7 @@
     plain.class = line.style === "bars" ? `k-bars-${line.ink || 0}` : `k-${line.style}`;
     switch (line.style) {
       case "dots":
-        return { ...plain, width: 0, paths: () => null, points: { show: !line.shape, size: line.values.length > 400 ? 3.5 : 5, stroke: "transparent", fill: `${stroke}${line.ink ? "" : "8c"}` } };
+        return { ...plain, width: 0, paths: () => null, points: { show: !line.shape, size: line.values.length > 400 ? 3.5 : 5, stroke: "transparent", fill: line.ink ? stroke : faded(stroke, 0.55) } };
       case "bars":
         return { ...plain, width: 0, dash: [], fill: pattern(stroke, line.ink), paths: uPlot.paths.bars({ size: [0.92, 60] }) };
       case "edge":
@@ -394,7 +370,7 @@
       case "dashed":
         return { ...plain, width: 2.25 };
       case "step":
-        return { ...plain, paths: uPlot.paths.stepped({ align: 1 }) };
+        return { ...plain, paths: steps };
       case "told":
         return { ...plain, stroke: "transparent", paths: () => null, scale: "told" };
       default:
@@ -462,7 +438,7 @@
         { ...axis, filter: (u, splits) => splits, label: chart.y.label, size: 52, splits: yTicks, values: (u, splits) => splits.map((at) => (y.never && at === y.lane ? NEVER : number(at))) },
       ],
       series: [{ label: chart.x === "time" ? "at" : x.label, value: (u, at) => (at === null || at === undefined ? "" : x.legend(at)), class: "k-at" }, ...lines.map((line) => series(line, chart, y))],
-      bands: edges.length === 2 ? [{ series: [edges[1], edges[0]], fill: `${ink["series-1"]}24` }] : [],
+      bands: edges.length === 2 ? [{ series: [edges[1], edges[0]], fill: faded(ink["series-1"], 0.14) }] : [],
       hooks: {
         drawClear: [(u) => chart.x === "time" && shaded(u), (u) => chart.stairs && stairs(u, chart.stairs)],
         drawAxes: [(u) => y.never && lane(u, y)],

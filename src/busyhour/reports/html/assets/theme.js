@@ -7,10 +7,15 @@ window.busyhour = (() => {
     [1, 2, 3, 4, 5, 6].map((n) => `series-${n}`),
   );
 
-  const palette = () => {
-    const style = getComputedStyle(root);
-    return Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  };
+  /* Each colour as it is seen now: of a pair, such as light-dark() is, a canvas knows nothing. */
+  const probe = document.body.appendChild(document.createElement("span"));
+  probe.hidden = true;
+  const palette = () => Object.fromEntries(NAMES.map((name) => {
+    probe.style.color = `var(--${name})`;
+    return [name, getComputedStyle(probe).color];
+  }));
+  /* The same colour, of which so much is seen. */
+  const faded = (colour, share) => colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${share})`);
   const changed = () => document.dispatchEvent(new CustomEvent("busyhour:theme"));
 
   /* As the system has it, then the other, then back again. */
@@ -60,5 +65,5 @@ window.busyhour = (() => {
       setTimeout(() => URL.revokeObjectURL(link.href), 10000);
     });
   }
-  return { data, palette };
+  return { data, palette, faded };
 })();
