@@ -63,6 +63,19 @@ def test_the_lowest_of_some_shares_shows_what_their_average_hides() -> None:
     assert lowest("any", [call_success("never")])(run).value is None
 
 
+def test_a_lowest_is_not_known_where_a_phase_that_ran_gave_no_reading() -> None:
+    calls = [call(n, phase="fine", outcome="ok" if n else "lost") for n in range(10)]
+    lowest_of_both = lowest("any", [call_success("fine"), call_success("empty")])
+    run = whole_run(calls, phases=("fine", "empty"))
+    verdict = AtLeast(lowest_of_both, 80, "%").judge(run)
+    assert (verdict.outcome, verdict.because.partition(": ")[2]) == (
+        Outcome.INCONCLUSIVE,
+        "nothing was measured in empty",
+    )
+    assert AtLeast(lowest_of_both, 95, "%").judge(run).outcome is Outcome.FAIL
+    assert AtLeast(lowest_of_both, 80, "%").judge(whole_run(calls, phases=("fine",))).outcome is Outcome.PASS
+
+
 def test_what_is_across_some_can_be_across_more() -> None:
     some = across("some", [dead_air("one"), dead_air("two")])
     more = across("more", [some, dead_air("three")])

@@ -62,6 +62,13 @@ def test_nothing_is_found_where_next_to_nothing_varies(series: list[float]) -> N
     assert changes(series) == []
 
 
+@pytest.mark.parametrize(("reading", "runs"), [(0.1, 20), (0.1, 300), (0.7, 60), (612.7, 100), (1 / 3, 1000)])
+def test_a_mean_that_is_rounded_is_no_change(reading: float, runs: int) -> None:
+    """Of so many equal runs the mean of some is off by a bit: beside a spread of as little it looked like a change."""
+    assert changes([reading] * runs) == []
+    assert smallest_seen([reading] * runs) is None
+
+
 def test_counts_that_never_varied_before_or_after_need_enough_runs() -> None:
     """Three zeros and three ones are one of the two most extreme of 20 orders; ten and ten of 184,756."""
     assert changes([0.0] * 3 + [1.0] * 3) == []

@@ -98,6 +98,19 @@ def test_ratios_are_of_a_and_do_not_hang_on_the_unit() -> None:
     assert (in_s.shift, in_s.low, in_s.high, in_s.p) == pytest.approx((in_ms.shift, in_ms.low, in_ms.high, in_ms.p))
 
 
+@pytest.mark.parametrize("usual", [20.0, 50.0, 100.0, 200.0, 700.0])
+def test_what_is_worse_by_the_tolerance_itself_is_within_it(usual: float) -> None:
+    """log(220) - log(200) is a little more than log(1.1)."""
+    found = row(Metric("x", "ms", LARGER), [usual] * 5, [1.1 * usual] * 5)
+    assert found.word is Word.EQUIVALENT, found.because
+    assert "+10 %, within 10 % either way" in found.because
+
+
+def test_a_shift_is_not_rounded_to_the_tolerance_that_it_breaks() -> None:
+    found = row(Metric("x", "ms", LARGER), [1000.0] * 5, [1100.2] * 5)
+    assert "+10.02 %, worse by more than 10 %" in found.because
+
+
 def test_more_runs_are_asked_for_by_the_width_of_the_interval() -> None:
     wide = row(Metric("x", "ms", LARGER), [500.0, 600, 700, 800, 900], [510.0, 590, 720, 790, 910])
     assert wide.word is Word.INCONCLUSIVE

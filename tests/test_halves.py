@@ -123,6 +123,14 @@ def test_what_never_came_or_was_nothing_has_no_ratio_that_would_be_a_guess() -> 
     assert Ratio(nothing, some).value == inf
 
 
+def test_what_was_counted_and_never_came_in_either_half_is_no_worse_in_the_second() -> None:
+    none = Ratio(estimate(0.0, 0.0, 0.0), estimate(0.0, 0.0, 0.0))
+    assert (none.value, none.low, none.high) == (1, 1, 1)
+    assert none.at_most(1.1, 0.05).outcome is Outcome.PASS
+    came = Ratio(estimate(0.0, 0.0, 0.0), estimate(2.0, 2.0, 2.0))
+    assert came.at_most(1.1, 0.05).outcome is Outcome.FAIL
+
+
 def test_a_stricter_alpha_widens_the_interval() -> None:
     before, after = Rate.of([True] * 90 + [False] * 10), Rate.of([True] * 80 + [False] * 20)
     ratio = Ratio(

@@ -9,6 +9,7 @@ import pytest
 
 from busyhour.errors import PlanError
 from busyhour.gates import AtMost, NoLeak, NothingLeft
+from busyhour.gates.gaps import Gap, Watched
 from busyhour.indicators import kept_per_call
 from busyhour.model import SECOND, Mark, Operation, Outcome, Sample
 from busyhour.statistics.leaks.cause import Sensor
@@ -48,6 +49,22 @@ def test_memory_that_grows_for_hours_is_a_leak_and_memory_that_does_not_is_none(
     assert stays.outcome is Outcome.PASS
     assert "NO LEAK" in stays.because
     assert "the smallest leak this run could have seen is" in stays.because
+
+
+@pytest.mark.parametrize(("step_mb", "seconds"), [(0.128, 20), (0.128, 60), (4.0, 1100)])
+def test_a_leak_that_comes_in_steps_is_not_cleared_by_minutes(step_mb: float, seconds: int) -> None:
+    """12 MB an hour, of which so short a run sees no step, or one."""
+    stairs = 300 + step_mb * np.floor(12 * np.arange(seconds) / 3600 / step_mb)
+    brief = NoLeak("agent", 2).judge(hours(stairs, every_seconds=1))
+    assert brief.outcome is Outcome.INCONCLUSIVE, brief.because
+    assert "are too few to show it, 3 would" in brief.because
+
+
+def test_a_slope_is_not_rounded_to_the_limit_that_it_breaks() -> None:
+    exact = 200 + 6.003 * np.arange(960) * 30 / 3600
+    leaks = NoLeak("agent", 6).judge(hours(exact))
+    assert leaks.outcome is Outcome.FAIL
+    assert "LEAK, 6.003 (6.003-6.003) MB/h" in leaks.because
 
 
 def test_what_it_is_that_grows_is_named() -> None:
@@ -135,6 +152,17 @@ def test_a_leak_of_one_ending_among_others_is_found() -> None:
     )
     assert left.outcome is Outcome.FAIL
     assert "whose calls ended by refused" in left.because
+
+
+def test_a_batch_whose_end_was_not_watched_is_no_baseline() -> None:
+    """The last that was read of it is of calls in progress: 50 more, beside which what the others leave is nothing."""
+    run = batches({"fds": [40, 41, 42, 43, 44]})
+    gate = NothingLeft("agent", BATCHES[:4], [Sensor.DESCRIPTORS])
+    assert gate.judge(run).outcome is Outcome.FAIL
+    away = Watched(run, [Gap(8 * SECOND, 10 * SECOND - 2, "the harness stood still")])
+    assert gate.judge(away).outcome is Outcome.NOT_RUN
+    beyond = Watched(run, [Gap(8 * SECOND, 10 * SECOND, "the harness stood still")])
+    assert gate.judge(beyond).outcome is Outcome.NOT_RUN, "when calls came again was not watched either"
 
 
 def test_what_was_not_read_is_said_and_nothing_read_is_not_run() -> None:

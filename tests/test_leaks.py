@@ -1,5 +1,6 @@
 """Whether memory leaks: traces whose truth is known, a batch of benign ones, and what is no trace at all."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -193,6 +194,21 @@ def test_what_cannot_be_asked_is_inconclusive(wrong: dict[str, float]) -> None:
     trend = judge_trend(Trace(HOURS * 3600, noise(1)), **asked)
     assert trend.finding is Finding.INCONCLUSIVE
     assert trend.because
+
+
+def test_a_load_that_is_the_same_in_every_block_explains_nothing() -> None:
+    """Its means do not vary, though the most that ever was in progress does: 0 / 0 is no column."""
+    load = np.arange(960.0) % 10  # of ten readings each are the 48 blocks of four hours
+    assert judged(16 * HOURS + noise(3), load=load, looks=[4]).finding is Finding.LEAK
+
+
+def test_what_rose_at_once_and_then_again_may_do_so_a_third_time() -> None:
+    once = 48.0 * (HOURS > 2.3)
+    assert judge_trend(Trace(HOURS * 3600, 300 + once + noise(3, 1.5)), limit_per_hour=2.0).finding is Finding.STEP
+    again = once + 48.0 * (HOURS > 6.3)
+    twice = judge_trend(Trace(HOURS * 3600, 300 + again + noise(3, 1.5)), limit_per_hour=2.0)
+    assert twice.finding is Finding.INCONCLUSIVE, "12 MB an hour, in steps of four hours each"
+    assert re.search(r"it rose at once by 4[\d.]+ and by 4[\d.]+: whether", twice.because)
 
 
 def test_a_constant_never_grew() -> None:

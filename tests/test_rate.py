@@ -114,6 +114,8 @@ def test_no_event_bounds_the_rate_by_three_per_exposure() -> None:
     assert undecided.outcome is INCONCLUSIVE
     assert undecided.because == "0 gaps in 10 minutes; at least 5 more minutes are needed"
     assert none.at_most(0, 0.05).because == "0 gaps in 10 minutes; no number of minutes can show 0"
+    assert none.at_least(0, 0.05).outcome is PASS, "no rate is below 0, not even that of a target without any gap"
+    assert Events.of([], []).at_least(0, 0.05).outcome is INCONCLUSIVE
 
 
 def test_ten_events_have_garwoods_interval() -> None:
@@ -168,6 +170,17 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert mean.at_least(17, 0.05).outcome is PASS
     assert mean.at_least(24, 0.05).outcome is FAIL
     assert mean.at_most(24, 0.05).because == "its p99 is 40 ms"
+
+
+@pytest.mark.parametrize("leans", [1, -1])
+def test_either_end_of_the_mean_of_skewed_readings_is_wrong_as_seldom_as_it_says(leans: int) -> None:
+    drawn = leans * np.random.default_rng(1).exponential(1.0, (4000, 100))
+    means = [Mean.of(readings) for readings in drawn]
+    too_low = sum(mean.high is not None and mean.high < leans for mean in means) / len(means)
+    too_high = sum(mean.low is not None and mean.low > leans for mean in means) / len(means)
+    assert 0.035 < too_low < 0.062  # Student's: .071 and .032, the other way round for those that lean to the left
+    assert 0.035 < too_high < 0.062
+    assert all(mean.low <= mean.value <= mean.high for mean in means if None not in {mean.low, mean.value, mean.high})
 
 
 def test_a_mean_of_few_is_inconclusive() -> None:
@@ -262,6 +275,22 @@ def test_a_number_does_not_round_to_the_limit_it_breaks() -> None:
     assert number(800.3, "ms", apart_from=(800,)) == "800.3"
     assert number(800.0, "ms", apart_from=(800,)) == "800"
     assert number(799.9999, "ms", apart_from=(600, 800)) == "799.9999"
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (1.253, 1.252, "1.253"),
+        (1.2549, 1.2548, "1.255"),
+        (250.4, 250.2, "250.4"),
+        (12.26, 12.28, "12.26"),
+        (799.96, 799.97, "799.96"),
+        (1.2525, 1.2525, "1.2525"),
+        (1.25, 1.252, "1.25"),
+    ],
+)
+def test_a_number_does_not_round_across_a_limit_of_more_digits(value: float, limit: float, text: str) -> None:
+    assert number(value, "s", apart_from=(limit,)) == text
 
 
 def test_percentiles_are_rounded_down() -> None:

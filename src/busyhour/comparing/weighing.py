@@ -28,6 +28,8 @@ from busyhour.statistics.shift import LEAST_RUNS, MOST_RUNS, Shift, holm, runs_n
 from busyhour.statistics.wording import number, with_unit
 
 ALPHA = 0.05
+_ROUNDING = 1e-9
+"""Of a tolerance: log(220) - log(200) is a little more than log(1.1)."""
 
 
 class Word(StrEnum):
@@ -82,10 +84,12 @@ class Scale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Of the shift, downwards and upwards."""
+        """Of the shift, downwards and upwards; a little wider, so that what is at the tolerance is within it."""
+        wider = 1 + _ROUNDING
         if not self.is_ratio:
-            return -self.tolerance, self.tolerance
-        return log1p(-self.tolerance / 100) if self.tolerance < 100 else -inf, log1p(self.tolerance / 100)
+            return -self.tolerance * wider, self.tolerance * wider
+        down = log1p(-self.tolerance / 100) * wider if self.tolerance < 100 else -inf
+        return down, log1p(self.tolerance / 100) * wider
 
     def shown(self, shift: float) -> float:
         """In `unit`."""
@@ -315,24 +319,28 @@ def _untested(pair: _Pair, alpha: float) -> Row:
 
 def _shifted(scale: Scale, shift: float | None, low: float, high: float, *, by_calls: bool = False) -> str:
     """ "+15 % (+8 to +22)": the shift with its interval."""
-    told = "an unknown shift" if shift is None else _signed(shift)
+    edges = (-scale.tolerance, scale.tolerance)
+    told = "an unknown shift" if shift is None else _signed(shift, edges)
     value = told if shift is None or isinf(shift) else with_unit(told, scale.unit)
     if by_calls:
-        interval = "counted in full" if low == high else f"{_interval(low, high)} by calls alone"
+        interval = "counted in full" if low == high else f"{_interval(low, high, edges)} by calls alone"
         return f"{value} ({interval}, one run a side)"
-    return value if low == high else f"{value} ({_interval(low, high)})"
+    return value if low == high else f"{value} ({_interval(low, high, edges)})"
 
 
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{number(value)}"
+def _signed(value: float, edges: Sequence[float]) -> str:
+    """On its side of the tolerance, but for what is at it and differs by the rounding of logarithms."""
+    near = min(edges, key=lambda edge: abs(value - edge))
+    apart_from = () if abs(value - near) <= _ROUNDING * max(1.0, abs(near)) else edges
+    return f"{'+' if value > 0 else ''}{number(value, apart_from=apart_from)}"
 
 
-def _interval(low: float, high: float) -> str:
+def _interval(low: float, high: float, edges: Sequence[float]) -> str:
     if low == -inf and high == inf:
         return "no interval"
     if low == -inf or high == inf:
-        return f"up to {_signed(high)}" if low == -inf else f"{_signed(low)} or more"
-    return f"{_signed(low)} to {_signed(high)}"
+        return f"up to {_signed(high, edges)}" if low == -inf else f"{_signed(low, edges)} or more"
+    return f"{_signed(low, edges)} to {_signed(high, edges)}"
 
 
 def _p(p: float) -> str:

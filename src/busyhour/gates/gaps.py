@@ -125,6 +125,10 @@ class Watched:
         columns = samples_of(self._run, source, name, phase)
         return columns.taken(~self._any_overlap(columns.at_ns, columns.at_ns))
 
+    def missed(self, from_ns: int, until_ns: int) -> bool:
+        """Whether any of that time was not watched."""
+        return any(gap.overlaps(from_ns, until_ns) for gap in self._gaps)
+
     def marks(self, kind: str) -> Sequence[Mark]:
         marks = self._run.marks(kind)
         if kind not in _COUNTS:

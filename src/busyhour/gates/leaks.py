@@ -14,6 +14,7 @@ from busyhour.model import Estimate, Outcome, Phase, Run, Service, Verdict
 from busyhour.statistics.leaks.cause import Cause, Sensor, cause
 from busyhour.statistics.leaks.counts import Residue, judge_counts
 from busyhour.statistics.leaks.trend import SETTLING_HOURS, Finding, Trend
+from busyhour.statistics.leaks.weighing import Slope
 from busyhour.statistics.wording import exactly, number
 
 _MEMORY = (Sensor.PRIVATE_DIRTY, Sensor.RSS)
@@ -40,10 +41,10 @@ class NoLeak:
     """In the long run the memory of a service grows by no more than `mb_per_hour`, MB being 10^6 bytes.
 
     Judged is the longest life of its processes, by `statistics.leaks`: LEAK fails; NO LEAK and STEP pass; RETENTION,
-    SUSPECT and too little evidence are INCONCLUSIVE. watched: a service, or "harness" for busyhour itself; of a service
-    the plan needs a probe (`Process`). phases: only readings in these (none: all). A warm-up may take a time constant
-    of `settling_hours`: in a run that is short against it a leak is hardly told from one. Raises PlanError for a limit
-    below 0, or an alpha outside (0, 0.5).
+    SUSPECT and too little evidence are INCONCLUSIVE, and so is whatever less than `settling_hours` say. watched: a
+    service, or "harness" for busyhour itself; of a service the plan needs a probe (`Process`). phases: only readings in
+    these (none: all). A warm-up may take a time constant of `settling_hours`: in a run that is short against it a leak
+    is hardly told from one. Raises PlanError for a limit below 0, or an alpha outside (0, 0.5).
     """
 
     watched: Service | str
@@ -86,10 +87,15 @@ class NoLeak:
         sensor = next(sensor for sensor in _MEMORY if sensor in found.trends)
         trend = found.trends[sensor]
         outcome = _OUTCOMES.get(found.finding, Outcome.INCONCLUSIVE)
+        brief = life.hours < self.settling_hours and outcome is Outcome.PASS
+        if brief:  # what leaks in steps has had no time for one, or for a second
+            outcome = Outcome.INCONCLUSIVE
         who = f"{sensor} of {process}"
         sentence, estimate = self._sentence(who, life, found, trend), self._estimate(who, life, sensor, trend)
         if young:
             sentence += f"; {number(life.hours)} h may all have been warming up"
+        if brief:
+            sentence += f"; {number(life.hours)} h are too few to show it, {exactly(self.settling_hours)} would"
         if sensor is not _MEMORY[0] and (why := _unread(run, process, _MEMORY[:1])):
             sentence += f"; {_MEMORY[0]} was not read: {why}"
         return Verdict(self.name, outcome, sentence, estimate, limits=(None, self.mb_per_hour))
@@ -104,10 +110,9 @@ class NoLeak:
     def _sentence(self, who: str, life: Life, found: Cause, trend: Trend) -> str:
         told = [f"{who}: {found.finding}"]
         if trend.slope is not None:
-            told.append(f"{_slope(trend.slope.value, trend.slope.low, trend.slope.high)} MB/h")
+            told.append(f"{_slope(trend.slope, apart_from=(self.mb_per_hour,))} MB/h")
         if trend.per_call is not None:
-            per_call = trend.per_call.times(1000)
-            told.append(f"{_slope(per_call.value, per_call.low, per_call.high)} KB per call")
+            told.append(f"{_slope(trend.per_call.times(1000))} KB per call")
         told.append(f"in {number(life.hours)} h" + (f", the longest of {life.of} lives" if life.of > 1 else ""))
         because = [trend.because]
         if found.finding in (Finding.LEAK, Finding.RETENTION):
@@ -143,12 +148,9 @@ def _unread(run: Run, service: str, sensors: Sequence[Sensor]) -> str:
     return why_unread(run, service, [name for sensor in sensors for name, _ in READ_AS[sensor]])
 
 
-def _slope(value: float, low: float, high: float) -> str:
-    return (
-        f"{number(value)} ({number(low)}-{number(high)})"
-        if low >= 0
-        else f"{number(value)} ({number(low)} to {number(high)})"
-    )
+def _slope(slope: Slope, *, apart_from: Sequence[float] = ()) -> str:
+    value, low, high = (number(one, apart_from=apart_from) for one in (slope.value, slope.low, slope.high))
+    return f"{value} ({low}-{high})" if slope.low >= 0 else f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,9 @@ class NothingLeft:
     """When the calls of a batch are over, nothing is left of them: no descriptor, thread, task, socket or process.
 
     batches: phases, each of which is a batch of calls; what is there after the first is the baseline, so that it takes
-    four to tell. FAIL when a counter grew in three batches in a row; PASS when none did, and all could be read. Where
-    another process came into the place of the first, those of one process that are most are judged. Raises PlanError
-    for fewer than four batches, or no counters.
+    four to tell. FAIL when a counter grew in three batches in a row; PASS when none did that could be read, and the
+    sentence names the others (few agents tell their tasks). Where another process came into the place of the first,
+    those of one process that are most are judged. Raises PlanError for fewer than four batches, or no counters.
     """
 
     watched: Service | str

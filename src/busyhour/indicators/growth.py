@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf, sqrt
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from busyhour.statistics.leaks.counts import Batch
 from busyhour.statistics.leaks.traces import Trace
 from busyhour.statistics.leaks.trend import Trend
 from busyhour.statistics.tails import student
-from busyhour.statistics.wording import number
+from busyhour.statistics.wording import exactly
 
 _MB = 1_000_000
 READ_AS: Mapping[Sensor, Sequence[tuple[str, float]]] = {
@@ -152,14 +153,26 @@ def _ended_ns(run: Run, phase: str) -> int | None:
     return max((mark.at_ns for mark in run.marks("phase.ended") if mark.name == phase), default=None)
 
 
+@runtime_checkable
+class _Interrupted(Protocol):
+    """A run that was not watched all the time."""
+
+    def missed(self, from_ns: int, until_ns: int) -> bool: ...
+
+
 def left_after(run: Run, service: str, phase: str, sensor: Sensor) -> float | None:
-    """The last reading before any call came again: when those of the phase had been over for as long as can be."""
+    """The last reading before any call came again: when those of the phase had been over for as long as can be.
+
+    None where the end of the phase was not watched, nor the time to any reading: those may be of calls in progress.
+    """
     ended_ns = _ended_ns(run, phase)
     if ended_ns is None:
         return None
     again_ns = min((call.due_ns for call in run.operations("call") if call.due_ns > ended_ns), default=inf)
     rested = [sample for sample in _samples(run, service, sensor, ()) if sample.at_ns < again_ns]
     own = _samples(run, service, sensor, (phase,))
+    if isinstance(run, _Interrupted):
+        rested = [one for one in rested if not run.missed(min(one.at_ns, ended_ns), max(one.at_ns, ended_ns))]
     return rested[-1].value if own and rested else None
 
 
@@ -240,7 +253,7 @@ class Grown:
             return self._noted(Outcome.PASS, "")
         if low > limit:
             return self._noted(Outcome.FAIL, f"it grew so in {self.n} batches")
-        return self._noted(Outcome.INCONCLUSIVE, f"its interval, of {self.n} batches, holds {number(limit)}")
+        return self._noted(Outcome.INCONCLUSIVE, f"its interval, of {self.n} batches, holds {exactly(limit)}")
 
     def at_least(self, limit: float, alpha: float) -> Comparison:
         """What nobody asks: that calls keep something."""

@@ -156,8 +156,11 @@ class Ratio:
         before, after = self.first.value, self.second.value
         assert before is not None
         assert after is not None
+        if high_1 == high_2 == 0:  # nothing in either half, and that for certain
+            return 1.0, 1.0
         if not before or after in {0, inf}:  # no logarithms: the ends against each other, which is wrong less often
-            return (0.0 if high_1 == inf else low_2 / high_1 if high_1 else inf), (high_2 / low_1 if low_1 > 0 else inf)
+            low = low_2 / high_1 if high_1 else inf if low_2 > 0 else 0.0
+            return (0.0 if high_1 == inf else low), (high_2 / low_1 if low_1 > 0 else inf)
         below = hypot(_apart(after, low_2), _apart(high_1, before))
         above = hypot(_apart(high_2, after), _apart(before, low_1))
         return after / before * exp(-below), (after / before * exp(above) if above < 700 else inf)

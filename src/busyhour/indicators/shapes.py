@@ -11,7 +11,7 @@ import numpy as np
 from busyhour.columns import operations_of, samples_of
 from busyhour.errors import PlanError
 from busyhour.indicators.readings import Reading, columns_of, joined
-from busyhour.model import Comparison, Estimate, Evidence, Run
+from busyhour.model import Comparison, Estimate, Evidence, Outcome, Run
 from busyhour.statistics.events import Events
 from busyhour.statistics.exact import Exact, Worst, weighted_quantile
 from busyhour.statistics.mean import Mean
@@ -224,6 +224,41 @@ def across(where: str, indicators: Sequence[Poolable]) -> Poolable:
 
 
 @dataclass(frozen=True)
+class _LowestSeen:
+    """The lowest of what was measured; in phases that gave no reading it may be lower still."""
+
+    seen: Exact
+    unseen: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        return self.seen.n
+
+    @property
+    def value(self) -> float | None:
+        return self.seen.value
+
+    @property
+    def low(self) -> float | None:
+        return None
+
+    @property
+    def high(self) -> float | None:
+        return self.seen.high
+
+    def at_most(self, limit: float, alpha: float) -> Comparison:
+        return self._unless(Outcome.FAIL, self.seen.at_most(limit, alpha))
+
+    def at_least(self, limit: float, alpha: float) -> Comparison:
+        return self._unless(Outcome.PASS, self.seen.at_least(limit, alpha))
+
+    def _unless(self, unknown: Outcome, found: Comparison) -> Comparison:
+        if found.outcome is not unknown:
+            return found
+        return Comparison(Outcome.INCONCLUSIVE, f"nothing was measured in {', '.join(self.unseen)}")
+
+
+@dataclass(frozen=True)
 class Lowest:
     """The lowest value of several indicators, each of a phase of its own: what an average over them would hide. A
     statement of this run."""
@@ -248,8 +283,11 @@ class Lowest:
         measured = [(value, phase, n) for value, phase, n in found if value is not None]
         if not measured:
             return estimated(self.what, self.unit, Exact(None, 0))
+        began = {mark.name for mark in run.marks("phase.began")}
+        unseen = tuple(phase for value, phase, _ in found if value is None and phase in began)
         value, phase, n = min(measured)
-        return estimated(self.what, self.unit, Exact(value, sum(n for _, _, n in measured), f"in {phase}, of {n}"))
+        seen = Exact(value, sum(n for _, _, n in measured), f"in {phase}, of {n}")
+        return estimated(self.what, self.unit, _LowestSeen(seen, unseen) if unseen else seen)
 
 
 def lowest(where: str, indicators: Sequence[ShareOf]) -> Lowest:

@@ -26,6 +26,8 @@ LEAST_RUNS = 3
 """On either side of a change: of two, the spread says next to nothing."""
 ALPHA = 0.05
 _WEAK = 0.2
+_ROUNDING = 1e-12
+"""Of the largest reading: what equal ones may seem to differ by, because their mean is rounded."""
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -75,7 +77,7 @@ def smallest_seen(series: Sequence[float], *, alpha: float = ALPHA, of_series: i
     residues = np.concatenate([values[began:ended] - values[began:ended].mean() for began, ended in pairwise(found)])
     degrees = len(values) - len(found) + 1
     spread = sqrt(float(residues @ residues) / degrees)
-    if spread == 0:
+    if spread <= _ROUNDING * float(np.abs(values).max()):
         return None
     half = len(values) // 2
     wanted = student(len(values) - 2, 1 - _level(len(values), alpha, of_series) / 2)
@@ -129,9 +131,11 @@ def _p(before: _Floats, after: _Floats) -> float:
     orders of the runs as there are, this is one of the two most extreme."""
     n, m = len(before), len(after)
     apart = abs(float(after.mean() - before.mean()))
+    if apart <= _ROUNDING * max(float(np.abs(before).max()), float(np.abs(after).max())):
+        return 1.0
     squares = float(((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum())
     if squares <= (1e-12 * apart) ** 2:
-        return 2 / comb(n + m, n) if apart else 1.0
+        return 2 / comb(n + m, n)
     ratio = apart / sqrt(squares / (n + m - 2) * (1 / n + 1 / m))
     return 2 * float(student_below(np.array([n + m - 2.0]), np.array([-ratio]))[0])
 

@@ -63,7 +63,9 @@ def design_effect(over: Bools, groups: Groups) -> Alike:
 
     It is applied only where a test finds the correlation to be real. Without the test half of all clean systems would
     be discounted for the noise of the estimate alone; with it, one in twenty. Simulated in tests/test_quantile.py:
-    false verdicts stay near alpha for an ICC from 0 to 0.7.
+    false verdicts stay near alpha for an ICC from 0 to 0.7, given 50 groups or more. Of few long ones the correlation
+    is itself guessed: a limit that is the true p95 passes with .08 to .10 in 10 calls of 20 turns (.06 in 20 of 10),
+    and with .10 to .13 in 3 to 5 calls of 40.
 
     A single group says nothing of other groups: all its readings weigh as one.
     """

@@ -80,7 +80,7 @@ class Events:
 
     def at_least(self, limit: float, alpha: float) -> Comparison:
         below, above = self._tails(limit)
-        if above <= alpha + _SLACK:
+        if above <= alpha + _SLACK or (limit <= 0 and self.exposure > 0):  # no rate is below 0
             return Comparison(Outcome.PASS, self._clause(""))
         if below <= alpha + _SLACK:
             return Comparison(Outcome.FAIL, self._clause(self._counted()))

@@ -7,7 +7,7 @@ from math import floor, inf, isinf, log10
 
 
 def number(value: float, unit: str = "", *, apart_from: Sequence[float] = ()) -> str:
-    """About three significant digits, and as many more as it takes to differ from those it is `apart_from`.
+    """About three significant digits, and as many more as it takes to stay on its side of those it is `apart_from`.
 
     Of a percentage near 100 the distance from 100 has two: 99.97 % is not "100 %".
     """
@@ -17,8 +17,8 @@ def number(value: float, unit: str = "", *, apart_from: Sequence[float] = ()) ->
     if unit == "%":
         decimals = max(decimals, _decimals(100 - value, 2))
     text = f"{value:.{decimals}f}"
-    # 800.3 beside a limit of 800 would read "800 ms, over 800 ms".
-    while value not in apart_from and float(text) in apart_from and decimals < 12:
+    # 800.3 beside a limit of 800 would read "800 ms, over 800 ms", and 1.253 beside 1.252 "1.25 s, over 1.252 s".
+    while decimals < 12 and any(_side(float(text), limit) != _side(value, limit) for limit in apart_from):
         decimals += 1
         text = f"{value:.{decimals}f}"
     return _stripped(text)
@@ -54,6 +54,10 @@ def spread(low: float | None, high: float | None, unit: str, *, apart_from: Sequ
 
 def with_unit(text: str, unit: str) -> str:
     return f"{text} {unit}".rstrip()
+
+
+def _side(value: float, limit: float) -> int:
+    return (value > limit) - (value < limit)
 
 
 def _decimals(value: float, digits: int) -> int:

@@ -202,7 +202,7 @@ def _add_load(making: _Making, blocks: Blocks) -> None:
     if blocks.load is None or blocks.high_water is None or not np.ptp(blocks.high_water):
         return
     load, bent, high = (
-        making.column((column - column[0]) / np.ptp(column))
+        making.column((column - column[0]) / np.ptp(column)) if np.ptp(column) else None
         for column in (blocks.load, (blocks.load - blocks.load.min()) ** 2, blocks.high_water)
     )
     shapes = {
@@ -213,7 +213,8 @@ def _add_load(making: _Making, blocks: Blocks) -> None:
         "bent load and high water": [load, bent, high],
     }
     for base, columns in shapes.items():
-        making.add(base, _Family(np.array([columns]), np.zeros((1, 0)), np.zeros(1)))
+        if None not in columns:  # a load that is the same in all blocks explains nothing
+            making.add(base, _Family(np.array([columns]), np.zeros((1, 0)), np.zeros(1)))
 
 
 def _plateaus(making: _Making, taus: Floats) -> _Family:

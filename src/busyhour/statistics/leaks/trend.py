@@ -201,8 +201,11 @@ class _Judged:
         if self.last.hit:
             return Finding.LEAK, self.last.hit
         if self.last.slope.high <= self.limit:
-            if rise := self._material_step():
-                return Finding.STEP, f"it rose by {number(rise)} at once and does not go on growing"
+            if rises := self._material_steps():
+                told = " and by ".join(map(number, rises))
+                if len(rises) > 1:
+                    return Finding.INCONCLUSIVE, f"it rose at once by {told}: whether it does so again is not known"
+                return Finding.STEP, f"it rose by {told} at once and does not go on growing"
             best = self.last.best.shape.name
             return Finding.NO_LEAK, f"no shape that could be the truth grows beyond the limit, first of them: {best}"
         ending = [fit.shape.name for fit in self.last.kept if fit.shape.ends]
@@ -213,20 +216,24 @@ class _Judged:
             return Finding.SUSPECT, f"the look before the last spoke of a leak, but {why}"
         return Finding.INCONCLUSIVE, why
 
-    def _material_step(self) -> float:
+    def _material_steps(self) -> list[float]:
         """How high the best shape with a step rises at it, if no smooth one comes near, and if so much once in each
-        such run would be beyond the limit; else 0. A plateau that begins late may be as steep as a step."""
+        such run would be beyond the limit; of two steps both, if half of it is in either: what came twice may come
+        again. A plateau that begins late may be as steep as a step."""
         stepped = next((i for i, fit in enumerate(self.last.kept) if "step" in fit.shape.base), None)
         if stepped is None:
-            return 0.0
+            return []
         near = self.last.kept[stepped].bic + _STEP_BETTER_BIC
         late = {"late plateau", "two plateaus", "late start"}
         if any(
             fit.bic < near and "step" not in fit.shape.base and fit.shape.base not in late for fit in self.last.kept
         ):
-            return 0.0
-        rise = float(np.diff(self.shown[stepped].curve).max())
-        return rise if rise > max(0.0, self.limit) * float(np.ptp(self.last.blocks.hours)) else 0.0
+            return []
+        rises = np.diff(self.shown[stepped].curve)
+        allowed = max(0.0, self.limit) * float(np.ptp(self.last.blocks.hours))
+        if self.last.kept[stepped].shape.base == "two steps" and len(both := rises[rises > allowed / 2]) > 1:
+            return [float(rise) for rise in both]
+        return [float(rises.max())] if rises.max() > allowed else []
 
     def _calls_per_hour(self) -> float | None:
         done = self.last.blocks.completed
