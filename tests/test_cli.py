@@ -149,6 +149,47 @@ def test_a_gate_that_is_not_being_proven_fails_with_cause_under_its_own_control(
     assert "no gate failed without cause" in out
 
 
+# ---------------------------------------------------------------- judged by which plan
+
+WITHOUT_OPTIONS = "\n\nmade = plan\nplan = made()\n"
+
+
+def test_a_journal_judged_by_another_plan_says_which_made_it(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal) == 0
+    other = Path(shutil.copy(plan, plan.with_name("other.py")))
+    capsys.readouterr()
+    assert main(["judge", str(journal), "--plan", str(other)]) == 0
+    assert capsys.readouterr().err == ""  # it is the same plan, elsewhere
+    other.write_text(plan.read_text() + "\n")
+    assert main(["judge", str(journal), "--plan", str(other)]) == 0
+    assert capsys.readouterr().err == f"busyhour: note: {journal} was made by {plan}, and is judged by {other}\n"
+    plan.write_text(plan.read_text() + "\n")
+    assert main(["judge", str(journal)]) == 0
+    assert f"note: {plan} has changed since {journal} was made" in capsys.readouterr().err
+
+
+def test_options_of_a_journal_that_the_plan_does_not_take(plan, journal, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run(plan, journal, "-o", "calls=75", "-o", "limit_ms=5") == 1
+    other = plan.with_name("other.py")
+    other.write_text(plan.read_text().replace("calls: int = 70", "callers: int = 70").replace("(calls)", "(callers)"))
+    capsys.readouterr()
+    assert main(["judge", str(journal), "--plan", str(other)]) == 1  # the limit is the journal's
+    told = capsys.readouterr()
+    assert f"{journal} was made with calls=75, which {other} does not take; it is judged without" in told.err
+    assert "over 5 ms" in told.out
+    other.write_text(plan.read_text() + WITHOUT_OPTIONS)
+    assert main(["judge", str(journal), "--plan", str(other)]) == 0
+    assert f"was made with calls=75 limit_ms=5, which {other} does not take" in capsys.readouterr().err
+    plan.write_text(plan.read_text() + WITHOUT_OPTIONS)
+    assert main(["judge", str(journal)]) == 64  # by the plan that made it: nobody said that they may be left out
+    assert f"give its options with -o, or judge without by --plan {plan}" in capsys.readouterr().err
+    assert main(["judge", str(journal), "--plan", str(plan)]) == 0
+    other.write_text("nonsense(")
+    capsys.readouterr()
+    assert main(["judge", str(journal), "--plan", str(other)]) == 64
+    assert "this is not Python" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- wrong input
 
 

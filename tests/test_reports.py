@@ -1,6 +1,7 @@
 import io
 import json as stdlib_json
 import re
+from dataclasses import replace
 from math import inf
 from typing import Any, TextIO, cast
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ from busyhour.gates import AtMost, Holds, Judgement, judge
 from busyhour.indicators import response_latency
 from busyhour.model import JSON, Comparison, Estimate, Mark, Outcome, Plan, Run, Verdict
 from busyhour.reports import json, junit, text
-from busyhour.testing import answered, whole_run
+from busyhour.testing import answered, call, whole_run
 
 META: dict[str, JSON] = {
     "plan": "plans/telephone.py",
@@ -84,6 +85,17 @@ def test_of_an_invalid_run_the_reasons_are_told_once() -> None:
     text.report(RUN, Judgement(void, (late,), Outcome.INVALID), out)
     assert out.getvalue().count(late.because) == 1
     assert "nothing is said of the target: 9 gates not judged" in out.getvalue()
+
+
+@pytest.mark.parametrize("out", [io.StringIO(), Terminal()])
+def test_of_an_invalid_run_whose_calls_all_failed_it_is_told_why(
+    out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = whole_run([call(n, outcome="webhook refused", why="404 Not Found") for n in range(4)])
+    void = Verdict("gate", Outcome.INVALID, "gate: late")
+    text.report(run, Judgement((void,), (replace(void, because="late"),), Outcome.INVALID), out)
+    assert "1 gate not judged; all 4 calls failed: webhook refused (404 Not Found)" in out.getvalue()
 
 
 def test_a_terminal_marks_what_is_unproven_and_does_not_repeat_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from busyhour.indicators import (
     response_latency,
 )
 from busyhour.indicators.stages import Diagnosis, Missed, diagnose
-from busyhour.model import JSON, MS, Mark, Operation, Outcome, Plan, Run
+from busyhour.model import JSON, MS, SECOND, Mark, Operation, Outcome, Plan, Run
 from busyhour.services import Command
 from busyhour.testing import MemoryRun, greeting, whole_run, witnessed
 
@@ -266,6 +266,37 @@ def test_dead_air_counts_what_was_given_up_and_says_both() -> None:
         "longest dead air in steady: of 6966 ms in the slowest of 16 turns, TTS first audio"
     )
     assert found.because.endswith("; 3 more were never answered: 3 stood still at LLM first token")
+
+
+def given_up_after(operations: list[Operation], seconds: float) -> list[Operation]:
+    until_ns = {row.id: row.due_ns + round(seconds * SECOND) for row in operations if row.kind == "turn"}
+    return [
+        replace(row, detail={**row.detail, "gave_up_ns": until_ns[row.id]}) if row.id in until_ns else row
+        for row in operations
+    ]
+
+
+def test_of_dead_air_every_unanswered_turn_is_told_and_not_only_that_given_up_last() -> None:
+    lost = [
+        given_up_after(unanswered(exchange(10 * n + 10, number=n), llm="no_token", tts=None), 2 + n / 1_000)
+        for n in range(18)
+    ]
+    found = diagnosis(whole_run(flat(lost)), dead_air("steady"))
+    assert found.because == (
+        "longest dead air in steady: 18 of 18 turns were never answered: 18 stood still at LLM first token"
+    )
+    assert found.unanswered == (("LLM first token", 18),)
+
+
+def test_a_dead_air_within_an_answer_is_not_laid_to_those_that_never_came() -> None:
+    lost = unanswered(exchange(300, number=90), llm="no_token", tts=None)
+    silent = Operation(
+        id="steady/0/pause", kind="pause", phase="steady", parent="steady/0", due_ns=20 * SECOND, ended_ns=29 * SECOND
+    )
+    run = after(lost, silent)
+    value = dead_air("steady")(run).value
+    assert value == pytest.approx(9)
+    assert diagnose(run, [Missed("the gate", dead_air("steady"), 9.0)]) == ()
 
 
 # ---------------------------------------------------------------- greetings

@@ -35,6 +35,7 @@ async def media(request: web.Request) -> web.WebSocketResponse:
                     await ears.send_bytes(message.data)
         finally:
             conversation.cancel()
+            await asyncio.wait([conversation])
     return caller
 
 
@@ -42,19 +43,23 @@ async def converse(caller: web.WebSocketResponse, ears: ClientWebSocketResponse,
     """Answer each utterance; stop speaking when the caller does not."""
     history, heard = [{"role": "system", "content": "You are a receptionist. Answer in one sentence."}], []
     speaking = asyncio.create_task(say(caller, vendors, GREETING))
-    async for message in ears:
-        told = json.loads(message.data)
-        if told.get("type") != "Results":
-            continue
-        words = told["channel"]["alternatives"][0]["transcript"]
-        if words:
-            speaking.cancel()
-        if words and told["is_final"]:
-            heard.append(words)
-        if told["speech_final"] and heard:
-            history.append({"role": "user", "content": " ".join(heard)})
-            heard.clear()
-            speaking = asyncio.create_task(reply(caller, vendors, history))
+    try:
+        async for message in ears:
+            told = json.loads(message.data)
+            if told.get("type") != "Results":
+                continue
+            words = told["channel"]["alternatives"][0]["transcript"]
+            if words:
+                speaking.cancel()
+            if words and told["is_final"]:
+                heard.append(words)
+            if told["speech_final"] and heard:
+                history.append({"role": "user", "content": " ".join(heard)})
+                heard.clear()
+                speaking = asyncio.create_task(reply(caller, vendors, history))
+    finally:  # the call is over: nothing goes on that needs its sockets
+        speaking.cancel()
+        await asyncio.wait([speaking])
 
 
 async def reply(caller: web.WebSocketResponse, vendors: ClientSession, history: list[dict[str, str]]) -> None:

@@ -11,7 +11,16 @@ from busyhour import AtLeast, AtMost, Call, Command, Control, Greeting, Phase, P
 from busyhour.carriers.websocket import PlainWebSocket
 from busyhour.emulators import Cartesia, Constant, Deepgram, LogNormal, OpenAI
 from busyhour.faults.provider import NoToken
-from busyhour.indicators import call_success, dead_air, dropped, loop_lag, missed_turns, response_latency, send_lateness
+from busyhour.indicators import (
+    call_success,
+    dead_air,
+    dropped,
+    first_audio_latency,
+    loop_lag,
+    missed_turns,
+    response_latency,
+    send_lateness,
+)
 
 QUESTIONS = Scenario("three questions", [Greeting(), Say("hours.today"), Say("hours.parking"), Say("price.card")])
 
@@ -32,6 +41,7 @@ def agent(patience: float) -> Command:
 def plan(patience: float = 60.0) -> Plan:
     fair = Phase("fair weather", Poisson(1, count=10, seed=1), Call([QUESTIONS]))
     silent = Phase("silent model", Poisson(1, count=6, seed=2), Call([QUESTIONS]), faults=[NoToken(llm)])
+    greeted = AtMost(first_audio_latency(fair, q=0.5), 1000, "ms")
     prompt = AtMost(response_latency(fair, q=0.5), 1000, "ms")
     heard = AtMost(missed_turns(fair), 10, "%")
     whole = AtLeast(call_success(fair), 70, "%")
@@ -43,7 +53,7 @@ def plan(patience: float = 60.0) -> Plan:
         carrier=carrier,
         services=[llm, stt, tts],
         phases=[fair, silent],
-        gates=[prompt, heard, whole, waiting],
+        gates=[greeted, prompt, heard, whole, waiting],
         valid_if=[AtMost(dropped(), 0), AtMost(send_lateness(q=0.99), 5, "ms"), AtMost(loop_lag(q=0.99), 20, "ms")],
         controls=[Control(waiting, red=patient, benign=impatient)],
     )

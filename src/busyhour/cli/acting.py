@@ -290,11 +290,45 @@ def _plan_of(journal: Path, arguments: argparse.Namespace) -> PlanFile:
     path = Path(arguments.plan or str(recorded))
     if not arguments.plan and not path.exists():
         raise PlanError(f"{path}: the plan that made {journal} is no longer there; give another with --plan")
-    chosen = _options(arguments) or ({str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {})
-    file = load(path, chosen)
-    if file.source != meta.get("source"):
+    given = _options(arguments)
+    kept = {str(name): str(value) for name, value in options.items()} if isinstance(options, dict) else {}
+    file = load(path, given) if given or not kept else _with_recorded(path, kept, journal, asked=bool(arguments.plan))
+    if file.source == meta.get("source"):
+        return file
+    if isinstance(recorded, str) and path.resolve() != Path(recorded).resolve():
+        complain(f"note: {journal} was made by {recorded}, and is judged by {path}")
+    else:
         complain(f"note: {path} has changed since {journal} was made; it is judged by the plan as it is now")
     return file
+
+
+def _with_recorded(path: Path, kept: Mapping[str, str], journal: Path, *, asked: bool) -> PlanFile:
+    """The plan with the options that a journal was made with. `asked`: it is judged by a plan that was named, which
+    need not have them: those it does not take are left out, with a note."""
+    try:
+        return load(path, kept)
+    except PlanError as problem:
+        refused = problem
+    try:
+        taken = {name: text for name, text in kept.items() if _loads(path, {name: text})}
+        strange = " ".join(f"{name}={text}" for name, text in kept.items() if name not in taken)
+        file = load(path, taken)
+    except PlanError:  # it is not the options that are wrong with it
+        raise refused from None
+    words = f"{journal} was made with {strange}, which {path} does not take"
+    if not asked:
+        mend = f"give its options with -o, or judge without by --plan {path}"
+        raise PlanError([*refused.problems, f"{words}; {mend}"]) from None
+    complain(f"note: {words}; it is judged without, unless you give options with -o")
+    return file
+
+
+def _loads(path: Path, options: Mapping[str, str]) -> bool:
+    try:
+        load(path, options)
+    except PlanError:
+        return False
+    return True
 
 
 def _checkpoints(arguments: argparse.Namespace) -> Checkpoints | None:

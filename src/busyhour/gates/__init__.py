@@ -9,8 +9,8 @@ The sentence of a verdict is composed here, once; every report prints it verbati
 
 from __future__ import annotations
 
-from busyhour.gates.judgement import Judgement, Tabled, judge
+from busyhour.gates.judgement import Judgement, Tabled, judge, unsaid
 from busyhour.gates.leaks import NoLeak, NothingLeft
 from busyhour.gates.limits import AtLeast, AtMost, Between, Holds
 
-__all__ = ["AtLeast", "AtMost", "Between", "Holds", "Judgement", "NoLeak", "NothingLeft", "Tabled", "judge"]
+__all__ = ["AtLeast", "AtMost", "Between", "Holds", "Judgement", "NoLeak", "NothingLeft", "Tabled", "judge", "unsaid"]

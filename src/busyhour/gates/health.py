@@ -8,6 +8,7 @@ import numpy as np
 
 from busyhour.columns import operations_of, samples_of
 from busyhour.errors import TWIN_CANNOT
+from busyhour.gates.calls import Calls
 from busyhour.gates.gaps import segments, stood_still, unwatched
 from busyhour.gates.limits import Holds
 from busyhour.model import SECOND, Comparison, Mark, Outcome, Run
@@ -109,7 +110,7 @@ def _effective(run: Run) -> Comparison:
         if any(proof.detail.get("effective") is True for proof in proofs):
             proven.append(f"{mark.name}{where} ({because})")
         elif proofs:
-            problems.append(f"{mark.name}{where} had no effect ({because})")
+            problems.append(f"{mark.name}{where} had no effect ({because}){_unharmed(run, mark)}")
         elif _was_cut(run, mark.at_ns, again_ns):
             continue
         elif not _of_last_segment(run, "run.stopped") or mark.detail.get("phase") in ended:
@@ -117,6 +118,13 @@ def _effective(run: Run) -> Comparison:
     if problems:
         return Comparison(Outcome.INVALID, "; ".join(problems))
     return Comparison(Outcome.PASS, "; ".join(proven))
+
+
+def _unharmed(run: Run, began: Mark) -> str:
+    """Why a fault met nothing, where no call came far enough to meet it: the clause that follows."""
+    phase = began.detail.get("phase")
+    failed = Calls.of(run, [str(phase)] if phase else ()).all_failed
+    return f": {failed}" if failed else ""
 
 
 def _was_cut(run: Run, from_ns: int, until_ns: int | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from busyhour.gates.calls import Calls
 from busyhour.gates.gaps import Watched
 from busyhour.gates.health import HARNESS, TARGET, not_carried_out
 from busyhour.gates.limits import AtMost, Between
@@ -71,6 +72,16 @@ def judge(plan: Plan, run: Run) -> Judgement:
     return Judgement(verdicts, validity, outcome, tables, diagnose(seen, _missed(plan.gates, verdicts[len(TARGET) :])))
 
 
+def unsaid(run: Run, judgement: Judgement) -> str:
+    """What stands for the target's verdicts where nothing is said of it; "" of a run whose harness did its part."""
+    if all(verdict.outcome is Outcome.PASS for verdict in judgement.validity):
+        return ""
+    failed = Calls.of(run).all_failed
+    count = len(judgement.verdicts)
+    unjudged = f"nothing is said of the target: {count} gate{'' if count == 1 else 's'} not judged"
+    return _clean("; ".join(filter(None, (unjudged, failed))))
+
+
 def _missed(gates: Iterable[Gate], verdicts: Iterable[Verdict]) -> list[Missed]:
     """The limits from above that were not shown to be kept."""
     return [
@@ -108,8 +119,11 @@ def _names(gates: Iterable[Gate]) -> set[str]:
 
 def _printable(verdict: Verdict) -> Verdict:
     """On one line and without control characters: a sentence may quote the last words of a process."""
-    words = " ".join(verdict.because.split())
-    return replace(verdict, because="".join(c if c.isprintable() else "\ufffd" for c in words))
+    return replace(verdict, because=_clean(verdict.because))
+
+
+def _clean(sentence: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(sentence.split()))
 
 
 def _proof(gate: Gate, run: Run) -> str:

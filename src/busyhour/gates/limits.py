@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 
 from busyhour.errors import PlanError
+from busyhour.gates.calls import Calls
 from busyhour.indicators.unread import why_unmeasured
-from busyhour.model import Comparison, Estimate, Evidence, Indicator, Operation, Outcome, Run, Verdict
+from busyhour.model import Comparison, Estimate, Evidence, Indicator, Outcome, Run, Verdict
 from busyhour.statistics.wording import exactly, number, spread, with_unit
 
 _UNITS = {
@@ -202,23 +202,13 @@ class _Weighing:
             return f"{self.indicator.what} was not measured: {why}"
         if not self.indicator.phases:
             return f"{self.indicator.what} was not measured: the run gave no reading of it"
-        calls = [call for phase in self.indicator.phases for call in run.operations("call", phase)]
-        counted = f"{len(calls)} call{'' if len(calls) == 1 else 's'}"
+        calls = Calls.of(run, self.indicator.phases)
+        counted = f"{calls.count} call{'' if calls.count == 1 else 's'}"
+        failed = f": {calls.alike} of them failed: {calls.reason}" if calls.failed else ""
         return (
             f"{self.indicator.what} was not measured: {_phases(self.indicator.phases)} ran with {counted}, "
-            f"which gave no reading of it{_failures(calls)}"
+            f"which gave no reading of it{failed}"
         )
-
-
-def _failures(calls: Sequence[Operation]) -> str:
-    """What most of the calls that failed failed of, and what the first of those said."""
-    failed = [call for call in calls if call.outcome != "ok"]
-    if not failed:
-        return ""
-    ((most, times),) = Counter(call.outcome for call in failed).most_common(1)
-    first = next(call for call in failed if call.outcome == most)
-    why = str(first.detail.get("why") or "").removeprefix(f"{most}: ")
-    return f": {times} of them failed: {most}{f' ({why})' if why else ''}"
 
 
 def _phases(names: Sequence[str]) -> str:

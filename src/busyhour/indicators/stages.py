@@ -19,7 +19,7 @@ from math import ceil, inf
 
 import numpy as np
 
-from busyhour.columns import NEVER, Floats, Ints
+from busyhour.columns import NEVER, Bools, Floats, Ints
 from busyhour.indicators import readings
 from busyhour.indicators.attribution import AMBIGUOUS, STAGES, Attribution, Shared
 from busyhour.indicators.shapes import MeanOf, Pooled, QuantileOf
@@ -151,13 +151,13 @@ class _Part:
 
 
 class _Slowest:
-    """The waits at or above a value, and typical ones, each attributed where that can be."""
+    """The waits at or above a value with all that never came, and typical ones, each attributed where that can be."""
 
     def __init__(self, parts: Sequence[_Part], value: float) -> None:
         late = np.concatenate([part.late for part in parts])
         answered = np.concatenate([part.waits.late_ns for part in parts])
         self.noun, self.total = parts[0].what.noun, len(late)
-        slow = np.flatnonzero(late >= value)
+        slow = np.flatnonzero(_beyond(late, value, never=answered == NEVER))
         self.count, self.answered = len(slow), int((answered[slow] > 0).sum())
         self._parts = parts
         self._unanswered = self._chosen(slow[answered[slow] == NEVER])
@@ -193,6 +193,13 @@ class _Slowest:
     def typical(self) -> list[Shared]:
         found = [attribution.shared(wait) for attribution, wait in self._typical]
         return [one for one in found if one.stages]
+
+
+def _beyond(late: Floats, value: float, *, never: Bools) -> Bools:
+    """The longest dead air is that of the turn which the caller gave up last, by chance: those without an answer are
+    all told, or none, if it was no wait for an answer that was so long."""
+    slow = late >= value
+    return slow | never if slow.any() else slow
 
 
 def _middle_half(late_ns: Ints) -> Places:

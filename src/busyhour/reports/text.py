@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from busyhour.gates import Judgement, Tabled
+from busyhour.gates import Judgement, Tabled, unsaid
 from busyhour.model import Estimate, Outcome, Run, Verdict
 from busyhour.statistics.wording import number, with_unit
 
@@ -41,7 +41,7 @@ def _lines(run: Run, judgement: Judgement, columns: int | None = None) -> Iterat
     """All of it, in lines of at most so many columns (None: however long)."""
     if title := _title(run):
         yield from _sentence(title, columns)
-    for verdict in (*judgement.validity, *_said_of_target(judgement)):
+    for verdict in (*judgement.validity, *_said_of_target(run, judgement)):
         yield from _sentence(f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}", columns)
     for diagnosis in judgement.diagnoses:
         yield from _sentence(f"{'':{_WIDTH}}  {_DIAGNOSIS}: {diagnosis.because}", columns)
@@ -58,21 +58,17 @@ def _sentence(line: str, columns: int | None) -> list[str]:
     return wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _said_of_target(judgement: Judgement) -> Sequence[Verdict]:
+def _said_of_target(run: Run, judgement: Judgement) -> Sequence[Verdict]:
     """The target's verdicts; of an invalid run only how many there would have been: the reasons stand above."""
-    if all(verdict.outcome is Outcome.PASS for verdict in judgement.validity):
-        return judgement.verdicts
-    count = len(judgement.verdicts)
-    return [
-        Verdict("the target", Outcome.INVALID, f"nothing is said of the target: {count} gates not judged", None, "")
-    ]
+    instead = unsaid(run, judgement)
+    return [Verdict("the target", Outcome.INVALID, instead, None, "")] if instead else judgement.verdicts
 
 
 def _table(run: Run, judgement: Judgement, console: Console) -> None:
     table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
     table.add_column("verdict", no_wrap=True)
     table.add_column("because", overflow="fold")
-    for part in (judgement.validity, _said_of_target(judgement)):
+    for part in (judgement.validity, _said_of_target(run, judgement)):
         for verdict in part:
             outcome = Text(verdict.outcome.value.upper(), _STYLE[verdict.outcome])
             table.add_row(outcome, _told(verdict))

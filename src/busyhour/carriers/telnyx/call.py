@@ -77,8 +77,7 @@ class Call:
         self._refused = ""  # the last command that was, and why
         self.bridged: tuple[Ids, dict[str, Any]] | None = None  # the leg that the caller was transferred to
         self._errands = Errands(exchange.background)
-        self._sounds = Sounds(self, Player(self.media, self.clock, exchange.session))
-        self._errands.spawn(self._sounds.run())
+        self._sounds = Sounds(self, Player(self.media, self.clock, exchange.session), self._errands.spawn)
 
     # ------------------------------------------------------------ telling
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from busyhour.carriers.sounds import Player, Unplayable
@@ -25,13 +24,15 @@ class Telling(Protocol):
 
 
 class Sounds:
-    """The queue of one call. `run` plays it for as long as the call lasts."""
+    """The queue of one call, played by a task that `spawn` runs until the call ends, and only while there is something
+    to play: most calls have nothing."""
 
-    def __init__(self, call: Telling, player: Player) -> None:
+    def __init__(self, call: Telling, player: Player, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self._call = call
         self._player = player
-        self._queue: deque[Sound] = deque()
-        self._some = asyncio.Event()
+        self._spawn = spawn
+        self._queue: list[Sound] = []
+        self._plays = False
         self._playing: Sound | None = None
 
     @property
@@ -45,7 +46,9 @@ class Sounds:
         if sound.stop:
             self.stop(everything=sound.stop == "all")
         self._queue.append(sound)
-        self._some.set()
+        if not self._plays:
+            self._plays = True
+            self._spawn(self._play_all())
 
     def stop(self, *, everything: bool) -> None:
         """Stop the current sound, and with `everything` those that wait for their turn."""
@@ -55,18 +58,16 @@ class Sounds:
             self._player.cut()
 
     def end(self) -> None:
-        """The call is over: say so of the sound that was playing. `run` is then cancelled by the call."""
+        """The call is over: say so of the sound that was playing, whose task the call then cancels."""
         if self._playing is not None:
             self._tell_end(self._playing, "call_hangup", "")
             self._playing = None
         self._queue.clear()
 
-    async def run(self) -> None:
-        while True:
-            await self._some.wait()
-            self._some.clear()
-            while self._queue:
-                await self._play(self._queue.popleft())
+    async def _play_all(self) -> None:
+        while self._queue:
+            await self._play(self._queue.pop(0))
+        self._plays = False
 
     async def _play(self, sound: Sound) -> None:
         self._playing = sound
