@@ -312,7 +312,7 @@ async def test_one_that_never_answers(path: str, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_client_that_does_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TOTAL, 0.3)
+    monkeypatch.setattr(TOTAL, 1.5)
     script = Scripted([chunk("x" * 1_000_000)] * 20)
     async with playing(script) as stage, stage.session.post(f"{stage.url}/v1/chat/completions", json=ASK):
         row = await stage.row()

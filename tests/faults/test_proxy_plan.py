@@ -181,14 +181,14 @@ async def test_each_fault_takes_effect_is_proven_and_undone() -> None:
 
 async def request(stage: Stage, *, websocket: bool) -> None:
     """Pass through the proxy on a connection of its own, whatever becomes of it."""
-    timeout = aiohttp.ClientTimeout(total=0.3)
+    timeout = aiohttp.ClientTimeout(total=1.0)  # long enough that none of before is still under way
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if websocket:
                 async with session.ws_connect(
                     f"{stage.url}/socket", timeout=aiohttp.ClientWSTimeout(ws_close=0.1)
                 ) as socket:
-                    await socket.receive(timeout=0.2)
+                    await socket.receive(timeout=0.8)
             else:
                 async with session.get(f"{stage.url}/hello", headers={"Connection": "close"}) as response:
                     await response.read()
