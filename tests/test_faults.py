@@ -185,7 +185,7 @@ async def test_a_twin_that_refuses_the_outcome_makes_it_an_error_of_the_plan() -
     twin = Twin()
     async with twin.running() as endpoints:
         words = await refused(provider.ZeroAudio(LLM), endpoints, PlanError)
-        assert "llm refuses the behaviour" in words
+        assert "llm refuses this behaviour" in words
         assert "is unknown here" in words
         assert "sets last_token, which llm does not have" in await refused(
             Slow(LLM, last_token=Milliseconds(1)), endpoints, PlanError

@@ -16,6 +16,7 @@ from busyhour.indicators import (
     dropped,
     mean_response_latency,
     missed_turns,
+    probed,
     response_latency,
     send_lateness,
     underruns,
@@ -258,6 +259,10 @@ def test_a_share_of_07_is_7_percent_exactly() -> None:
         (lambda: AtMost(response_latency("steady"), 800, "%"), "'%' is no unit of it; give 'ns' or"),
         (lambda: AtLeast(call_success("steady"), 0.95), "its unit is missing; give '%' or 'share'"),
         (lambda: AtMost(dropped("steady"), 0, "calls"), "it has no unit; leave out 'calls'"),
+        (
+            lambda: AtMost(probed("agent", "rss_mbb", phase="steady"), 500, "MB"),
+            "'rss_mbb' has no unit, which would be the end of its name, as in 'rss_mb'; correct the name, or leave out",
+        ),
         (lambda: AtMost(underruns("steady"), 1), "its unit is missing; give '/min'"),
         (lambda: AtMost(response_latency("steady"), inf, "ms"), "a limit must be a finite number"),
         (lambda: AtMost(response_latency("steady"), 800, "ms", alpha=0.5), "between 0 and 0.5, not at 0.5"),

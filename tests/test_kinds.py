@@ -88,7 +88,10 @@ def test_a_phase_with_something_else(changes: dict[str, Any], told: str) -> None
         (lambda: AtMost(response_latency(STEADY), ANY or "800", "ms"), "its limit is a number, not '800'"),
         (lambda: Between(response_latency(STEADY), 1, ANY or "2", "ms"), "its limit is a number, not '2'"),
         (lambda: AtLeast(ANY or "latency", 1), "like response_latency(steady), not to 'latency'"),
-        (lambda: AtMost(ANY or response_latency, 1), "like response_latency(steady), not to <function"),
+        (
+            lambda: AtMost(ANY or response_latency, 1),
+            "not to the function response_latency itself; call it: ",
+        ),
         (lambda: Command("agent", env={"PORT": ANY or 5}), "gives PORT the value 5; give a text, or a service of"),
     ],
 )

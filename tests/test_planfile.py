@@ -114,6 +114,19 @@ def test_the_line_in_the_plan_is_named(written) -> None:  # type: ignore[no-unty
     assert problems_of(path)[0].startswith(f"{path}:{len(PREAMBLE.splitlines()) + 1}:")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plan = make('steady')\ngates = [AtMost(response_latency('steady', q=50), 800, 'ms')]",
+        "plan = make('steady')\ngates = [AtMost(response_latency, 800, 'ms')]",
+        "def plan():\n    return make('steady', gate=Burst(0))",
+    ],
+)
+def test_the_line_in_the_plan_at_which_busyhour_refused_is_named(written, text: str) -> None:  # type: ignore[no-untyped-def]
+    path = written(text)
+    assert [problem.partition(": ")[0] for problem in problems_of(path)] == [f"{path}:{len(PREAMBLE.splitlines()) + 2}"]
+
+
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert "there is no such plan file" in problems_of(tmp_path / "none.py")[0]
     assert "cannot be read" in problems_of(tmp_path)[0]

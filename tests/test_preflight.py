@@ -103,8 +103,13 @@ def test_a_plan_that_does_not_fit_can_be_loaded_for_its_journals_to_be_judged(tm
 def test_calls_without_a_carrier_are_refused_before_anything_is_started() -> None:
     phase = Phase("steady", Burst(1), Call([Scenario("greeted", [Greeting()])]))
     plan = Plan(target=MemoryService(name="agent"), phases=[phase], gates=[AtMost(dropped(), 0)])
-    with pytest.raises(PlanError, match="the phase 'steady' places calls, and the plan has no carrier; give it one"):
+    with pytest.raises(PlanError) as caught:
         check(plan)
+    (problem,) = caught.value.problems
+    assert problem == (
+        "the phase 'steady' places calls, and the plan has no carrier; give it one, "
+        'like carrier=PlainWebSocket(path="/media")'
+    )
 
 
 def test_we_take_what_we_may_have_and_the_target_gets_what_it_would_have_had(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from busyhour.planfile import load
 from busyhour.prospects import foretold
 
 PREAMBLE = """
+from dataclasses import dataclass, replace
 from busyhour.arrivals import Burst, Constant, Hold, Poisson, Ramp, Schedule
 from busyhour.carriers.memory import MemoryCarrier, MemoryService
 from busyhour.clock import VirtualClock
-from busyhour.gates import AtLeast, AtMost, NoLeak
+from busyhour.gates import AtLeast, AtMost, Between, Holds, NoLeak, NothingLeft
 from busyhour.indicators import *
 from busyhour.model import Phase, Plan
 from busyhour.probes.process import Process
@@ -23,7 +24,8 @@ from busyhour.workloads.call import Call, Greeting, Say, Scenario
 from busyhour.workloads.idle import Idle
 
 agent = MemoryService("agent")
-talk = Call([Scenario("s", [Greeting(), Say("hours.parking"), Say("goodbye.bye")])])
+talk = Call([Scenario("s", [Say("hours.parking"), Say("goodbye.bye")])])
+greeted = Call([Scenario("s", [Greeting(), Say("hours.parking"), Say("goodbye.bye")])])
 
 def made(*phases, gates, probes=()):
     return Plan(target=agent, carrier=MemoryCarrier(clock=VirtualClock()), phases=phases, gates=gates, probes=probes)
@@ -43,8 +45,9 @@ def notes(tmp_path: Path) -> Notes:
 
 SCALED = """
 def plan(scale: float = 1.0):
-    steady = Phase("steady", Constant(1, seconds=100 * scale), talk)
-    return made(steady, gates=[{gate}])
+    steady = Phase("steady", Constant(1, seconds=100 * scale), greeted)
+    greets = AtMost(first_audio_latency(steady, q=1), 9, "s")
+    return made(steady, gates=[greets, {gate}])
 """
 
 
@@ -77,9 +80,26 @@ def test_each_kind_of_gate_knows_what_it_takes(notes: Notes, gate: str, least: s
     assert least is None or least in found[0]
 
 
-def test_a_schedule_without_a_scale_has_no_scale_for_its_mend(notes: Notes) -> None:
-    (note,) = notes('plan = made(Phase("steady", Burst(3), talk), gates=[AtLeast(call_success("steady"), 90, "%")])')
-    assert note.endswith("it takes 29 calls, and 'steady' has 3 at most")
+@pytest.mark.parametrize(
+    ("gate", "end"),
+    [
+        (
+            'AtLeast(call_success("steady"), 90, "%")',
+            "it takes 29 calls, and 'steady' has 3 at most; give it 10 times as many arrivals",
+        ),
+        (
+            'AtMost(missed_turns("steady"), 5, "%")',
+            "59 turns, and 'steady' has 6 at most; give it 10 times as many arrivals, or its scenarios more turns",
+        ),
+        (
+            'AtMost(barge_in_stop("steady", 0.9), 1, "s")',
+            "it takes 29 interruptions, and 'steady' has 0 at most; give its scenarios some interruptions",
+        ),
+    ],
+)
+def test_a_schedule_without_a_scale_is_to_have_more_arrivals(notes: Notes, gate: str, end: str) -> None:
+    (note,) = notes(f'plan = made(Phase("steady", Burst(3), talk), gates=[{gate}])')
+    assert note.endswith(end)
 
 
 def test_as_many_calls_as_the_target_lets_be_held_are_not_counted_before(notes: Notes) -> None:
@@ -158,11 +178,83 @@ def test_who_looks_at_memory_or_does_not_soak_is_told_nothing(notes: Notes, arri
     assert notes(SOAK.format(arrivals=arrivals, workload="talk", gate=gate, probe="Process(agent)")) == []
 
 
-def test_a_gate_on_memory_that_no_probe_reads_is_named(notes: Notes) -> None:
-    soak = "Constant(0.01, seconds=3600)"
-    (note,) = notes(SOAK.format(arrivals=soak, workload="talk", gate='NoLeak("agent", 6)', probe=""))
-    assert note.endswith("reads the memory of agent, and no probe of the plan does; add Process(agent) to its probes")
-    assert notes(SOAK.format(arrivals=soak, workload="talk", gate='NoLeak("harness", 6)', probe="")) == []
+BATCHES = "*(Phase(name, Burst(1), talk) for name in 'abcd')"
+
+
+@pytest.mark.parametrize(
+    ("gate", "what"),
+    [
+        ('NoLeak("agent", 6)', "the memory"),
+        ('NothingLeft(agent, ["a", "b", "c", "d"])', "counters"),
+        ('AtMost(probed(agent, "rss_mb"), 500, "MB")', "'rss_mb'"),
+        ('AtMost(mean_probed(agent, "cpu_pct", "a"), 50, "%")', "'cpu_pct'"),
+        ('Between(growth_per_hour(agent, "private_mb", "a"), 1, 2, "MB/h")', "'private_mb'"),
+        ('AtMost(kept_per_call(agent, ["a", "b", "c"]), 9, "KB")', "'private_mb'"),
+        ('AtMost(second_half_over_first(mean_probed(agent, "rss_mb", "a")), 1.1)', "'rss_mb'"),
+    ],
+)
+def test_a_gate_on_readings_that_nobody_takes_is_an_error(notes: Notes, gate: str, what: str) -> None:
+    plan = f"plan = made({BATCHES}, gates=[{gate}], probes=[{{probe}}])"
+    with pytest.raises(PlanError) as caught:
+        notes(plan.format(probe=""))
+    (problem,) = caught.value.problems
+    assert problem.endswith(
+        f" reads {what} of 'agent', and no probe of the plan does: it could not pass; "
+        "add one to its probes, like Process(agent)"
+    )
+    assert notes(plan.format(probe="Process(agent)")) == []
+
+
+def test_what_is_asked_of_the_harness_is_looked_at_too(notes: Notes) -> None:
+    plan = 'plan = replace(made({}, gates=[AtMost(dropped(), 0)]), valid_if=[AtMost(probed("{}", "cpu_pct"), 90, "%")])'
+    with pytest.raises(PlanError, match="reads 'cpu_pct' of 'agent', and no probe of the plan does"):
+        notes(plan.format(BATCHES, "agent"))
+    assert notes(plan.format(BATCHES, "harness")) == []
+
+
+def test_readings_that_are_taken_without_a_probe_need_none(notes: Notes) -> None:
+    text = f"""
+@dataclass
+class Metering(MemoryService):
+    def drain(self, now_ns):
+        return []
+
+gates = [AtMost(probed("proxy", "proxy_lag_ms"), 9, "ms"), AtMost(probed("a workload", "queue"), 9)]
+plan = replace(made({BATCHES}, gates=gates), services=[Metering("proxy")])
+"""
+    assert notes(text) == []
+
+
+def test_readings_of_what_is_nearly_a_service_are_told(notes: Notes) -> None:
+    (note,) = notes(f'plan = made({BATCHES}, gates=[AtMost(probed("agnet", "rss_mb"), 500, "MB")])')
+    assert note == (
+        "the gate 'highest rss of agnet <= 500 MB' reads 'rss_mb' of 'agnet', which is no service of the plan; "
+        "did you mean 'agent'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ('AtMost(dead_air("steady"), 3, "s")', True),
+        ('Between(call_success("steady"), 20, 100, "%")', True),
+        ('NoLeak("harness", 6)', True),
+        ('AtMost(first_audio_latency("steady", q=1), 2, "s")', False),
+        ('AtMost(across("all", [first_audio_latency("steady", q=1)]), 2, "s")', False),
+        ('AtMost(second_half_over_first(first_audio_latency("steady", q=1)), 2)', False),
+        ('Holds("it greets", print)', False),  # nobody knows what it reads
+    ],
+)
+def test_that_an_agent_need_not_greet_is_told_where_callers_wait_for_it(notes: Notes, gate: str, told: bool) -> None:
+    plan = (
+        'phases = [Phase("warm-up", Burst(9), talk), Phase("steady", Burst(9), {})]\nplan = made(*phases, gates=[{}])'
+    )
+    assert notes(plan.format("talk", gate)) == []
+    expected = (
+        "the callers in 'steady' wait for a greeting, and no gate reads it: an agent that never greets would pass; "
+        "add AtMost(first_audio_latency('steady', q=0.5), 1000, \"ms\") to the gates"
+    )
+    assert notes(plan.format("greeted", gate)) == ([expected] if told else [])
 
 
 def test_a_plan_that_takes_no_scale_says_how_it_would(tmp_path: Path) -> None:

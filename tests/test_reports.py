@@ -10,7 +10,7 @@ import pytest
 
 from busyhour.gates import AtMost, Holds, Judgement, judge
 from busyhour.indicators import response_latency
-from busyhour.model import JSON, Comparison, Estimate, Mark, Outcome, Plan, Run, Verdict
+from busyhour.model import JSON, Comparison, Estimate, Mark, Operation, Outcome, Plan, Run, Verdict
 from busyhour.reports import json, junit, text
 from busyhour.testing import answered, call, whole_run
 
@@ -96,6 +96,43 @@ def test_of_an_invalid_run_whose_calls_all_failed_it_is_told_why(
     void = Verdict("gate", Outcome.INVALID, "gate: late")
     text.report(run, Judgement((void,), (replace(void, because="late"),), Outcome.INVALID), out)
     assert "1 gate not judged; all 4 calls failed: webhook refused (404 Not Found)" in out.getvalue()
+
+
+LOST = [call(1), call(2, outcome="lost"), call(3, outcome="lost")]
+STARTED = [Mark(0, "service.started", name, {"pids": [7]}) for name in ("llm", "agent")]
+THEIRS = Mark(0, "service.started", "agent", {"pids": []})
+DIED = Mark(9, "service.died", "agent", {"role": "target"})
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    ("calls", "marks", "outcome", "told"),
+    [
+        (LOST, STARTED, Outcome.FAIL, True),
+        (LOST, STARTED, Outcome.INVALID, True),
+        (LOST, STARTED, Outcome.PASS, False),
+        (LOST, [*STARTED, DIED], Outcome.FAIL, False),  # its last lines are in the verdict
+        (LOST, [*STARTED, THEIRS], Outcome.FAIL, False),
+        (LOST[:1], STARTED, Outcome.FAIL, False),
+        (LOST, [], Outcome.FAIL, False),
+    ],
+)
+def test_where_the_target_itself_told_of_calls_that_failed(
+    terminal: bool,
+    calls: list[Operation],
+    marks: list[Mark],
+    outcome: Outcome,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    out = Terminal() if terminal else io.StringIO()
+    text.report(whole_run(calls, marks=marks), Judgement((), (), outcome), out)
+    where = (
+        "2 of 3 calls failed while agent was up: what it printed is in its log, if its Command has one, "
+        'like log=Path("agent.log")'
+    )
+    assert (where in out.getvalue()) is told
 
 
 def test_a_terminal_marks_what_is_unproven_and_does_not_repeat_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

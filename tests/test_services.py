@@ -164,9 +164,75 @@ async def test_a_command_that_never_answers() -> None:
     assert words.endswith("its last lines:\n    thinking")
 
 
+LISTENER = """
+import socket, sys, time
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("listening", flush=True)
+while True:
+    connection, _ = server.accept()
+    connection.recv(1000)
+    connection.sendall(sys.argv[3].encode())
+    connection.close()
+"""
+WEBSOCKET_ONLY = "HTTP/1.1 426 Upgrade Required\r\n\r\n"
+
+
 async def test_a_health_url_that_answers_no_2xx_is_named() -> None:
     words = await refused(Command(python(AGENT), health="/ready", start_within_seconds=3))
-    assert "(last: HTTP/1.0 404 Not Found)" in words
+    assert "(last: HTTP/1.0 404 Not Found); correct its `health` path, or give it longer with `start_" in words
+
+
+@pytest.mark.parametrize(
+    ("address", "listens_at", "answer", "last", "mend"),
+    [
+        ("127.0.0.1", "{other}", "", "Connection refused", "it listens on {other}: have it take the port in its "),
+        ("127.0.0.1", "{other}", "", "Connection refused", "variable AGENT_PORT, or give its own with `port={other}`"),
+        ("127.0.0.2", "{port}", "", "Connection refused", "of another address: have it listen on 127.0.0.1"),
+        (
+            "127.0.0.1",
+            "{port}",
+            WEBSOCKET_ONLY,
+            "HTTP/1.1 426 Upgrade Required",
+            "only WebSocket is spoken there: with",
+        ),
+        (
+            "127.0.0.1",
+            "{port}",
+            "",
+            "closed without an answer",
+            'it listens there: if it speaks no HTTP, give it health="',
+        ),
+    ],
+)
+async def test_a_program_that_does_not_answer_is_told_what_to_change(
+    address: str, listens_at: str, answer: str, last: str, mend: str
+) -> None:
+    port, other = free_port(), free_port()
+    command = python(LISTENER, address, listens_at.format(port=port, other=other), answer)
+    words = await refused(Command(command, port=port, port_variable="AGENT_PORT", start_within_seconds=3))
+    assert f"GET http://127.0.0.1:{port}/health to be answered with 2xx (last: {last}); " in words
+    assert mend.format(other=other) in words
+
+
+async def test_a_program_that_listens_nowhere_is_told_its_port() -> None:
+    words = await refused(Command(python("import time\ntime.sleep(60)"), start_within_seconds=1))
+    assert "nobody listens there: have it listen on 127.0.0.1 at the port in its variable PORT, or give it lon" in words
+    words = await refused(Command(python("import time\ntime.sleep(60)"), port_variable="", start_within_seconds=1))
+    assert "at the port that `port=` gives it" in words
+
+
+async def test_a_program_that_speaks_no_http_is_up_when_it_accepts_a_connection() -> None:
+    port = free_port()
+    agent = Command(python(LISTENER, "127.0.0.1", str(port), WEBSOCKET_ONLY), port=port, health="")
+    async with agent.running({}) as endpoint:
+        assert endpoint.url == f"http://127.0.0.1:{port}"
+    words = await refused(Command(python("import time\ntime.sleep(60)"), port=port, health="", start_within_seconds=1))
+    assert f"still waiting for 127.0.0.1:{port} to accept a connection (last: Connection refused); nobody lis" in words
+
+
+def test_a_health_path_without_a_slash_is_an_error_of_the_plan() -> None:
+    with pytest.raises(PlanError, match="its health path 'health' does not begin with a slash; write '/health', or"):
+        Command("agent", health="health")
 
 
 async def test_a_port_in_use_names_its_holder() -> None:

@@ -31,6 +31,9 @@ class Hold:
         try:
             lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         except FileExistsError:
+            if path.is_dir():
+                words = f"{path} is a folder; name the file of the journal, like {path / 'NAME.journal'}"
+                raise JournalError(words) from None
             raise JournalError(f"{path} exists already; a journal is never overwritten: give another name") from None
         except OSError as error:
             raise JournalError(f"{path} cannot be created: {error.strerror}") from None

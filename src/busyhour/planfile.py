@@ -63,7 +63,7 @@ def load(path: Path, options: Mapping[str, str] | None = None) -> PlanFile:
     try:
         names = runpy.run_path(str(path), run_name="busyhour_plan")
     except PlanError as error:
-        raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
+        raise _placed(error, path) from None
     except SyntaxError as error:
         raise PlanError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from None
     except (Exception, SystemExit) as error:  # the plan's own code failed: say where
@@ -72,6 +72,11 @@ def load(path: Path, options: Mapping[str, str] | None = None) -> PlanFile:
     if problems := check(plan):
         raise PlanError([f"{path}: {problem}" for problem in problems])
     return PlanFile(path, options, source, plan)
+
+
+def _placed(error: PlanError, path: Path) -> PlanError:
+    """Raised by busyhour, of a line of the plan if it was that which made something that cannot be."""
+    return PlanError([f"{_place(error, path)}: {problem}" for problem in error.problems])
 
 
 def _place(error: BaseException, path: Path) -> str:
@@ -94,7 +99,7 @@ def _made(path: Path, plan: object, options: Mapping[str, str]) -> Plan:
     try:
         made = plan(**_converted(plan, options))
     except PlanError as error:
-        raise PlanError([f"{path}: {problem}" for problem in error.problems]) from None
+        raise _placed(error, path) from None
     except (Exception, SystemExit) as error:  # the plan's own code again
         raise PlanError(f"{_place(error, path)}: {type(error).__name__}: {error}") from None
     if not isinstance(made, Plan):

@@ -45,7 +45,8 @@ def check(plan: Plan, *, processes: int = 1) -> None:
     """
     calls, connections = (room(each, processes=processes) for each in (DESCRIPTORS_A_CALL, 1))
     problems = [
-        f"the phase {phase.name!r} places calls, and the plan has no carrier; give it one"
+        f"the phase {phase.name!r} places calls, and the plan has no carrier; give it one, "
+        'like carrier=PlainWebSocket(path="/media")'
         for phase in plan.phases
         if _places_calls(phase) and plan.carrier is None
     ]

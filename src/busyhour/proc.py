@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,12 +166,28 @@ def listener(port: int, *, proc_root: Path = PROC) -> Stat | None:
     return found
 
 
+def ports_of(roots: Iterable[int], *, proc_root: Path = PROC) -> list[int]:
+    """The TCP ports that the processes named, or any below them, listen on, as far as we may see."""
+    processes = [one.pid for one in tree(roots, proc_root=proc_root)]
+    sockets = {target for pid in processes for target in open_targets(pid, proc_root=proc_root) or ()}
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            rows = [row for row in _rows(f"{proc_root}/net/{table}") if row[3] == _LISTENING]
+            ports |= {_port(row) for row in rows if f"socket:[{row[9]}]" in sockets}
+    return sorted(ports)
+
+
 def _listening(proc_root: Path, table: str, port: int) -> list[str]:
     try:
         rows = _rows(f"{proc_root}/net/{table}")
     except OSError:
         return []
-    return [row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port]
+    return [row[9] for row in rows if row[3] == _LISTENING and _port(row) == port]
+
+
+def _port(row: Sequence[str]) -> int:
+    return int(row[1].rpartition(":")[2], 16)
 
 
 def _rows(table: str) -> list[list[str]]:

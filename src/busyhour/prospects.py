@@ -1,23 +1,25 @@
 """What a plan will not be able to say, known before it is carried out.
 
-A phase that a gate reads and in which nothing ever arrives is an error: the gate would be NOT RUN, so no run of the
-plan could pass. All else is a note. Too few readings leave a gate INCONCLUSIVE at best, but able to fail, and that is
-what short runs are made for; what a scale leaves out was asked for; and who soaks without a look at memory may have his
-reasons, but hardly all of them.
+A phase that a gate reads and in which nothing ever arrives is an error, and so is a service whose readings a gate looks
+at and no probe takes: the gate would be NOT RUN, so no run of the plan could pass. All else is a note. Too few readings
+leave a gate INCONCLUSIVE at best, but able to fail, and that is what short runs are made for; what a scale leaves out
+was asked for; and who soaks without a look at memory may have his reasons, but hardly all of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from math import ceil, floor, log10
 
 from busyhour.arrivals import Constant, Hold
 from busyhour.errors import PlanError
-from busyhour.gates import AtLeast, AtMost, NoLeak
+from busyhour.gates import AtLeast, AtMost, Between, NoLeak, NothingLeft
 from busyhour.indicators import KeptPerCall, MeanOf, QuantileOf, SampleGrowth, SampleMean, SampleQuantile, ShareOf
 from busyhour.indicators.halves import SecondOverFirst
-from busyhour.model import SECOND, Due, Gate, Indicator, Phase, Plan
+from busyhour.indicators.unread import Sensing
+from busyhour.model import SECOND, Due, Gate, Indicator, Metered, Phase, Plan
 from busyhour.planfile import PlanFile, load
 from busyhour.statistics.mean import AT_LEAST
 from busyhour.statistics.rate import needed
@@ -41,12 +43,18 @@ _STEPS: dict[str, tuple[type[Step], ...]] = {
 def foretold(file: PlanFile) -> list[str]:
     """A sentence for each thing that the run will not say, with the mend.
 
-    Raises PlanError, naming the phase and the smallest scale that has arrivals in it, for one that gates read in vain.
+    Raises PlanError for what gates read in vain: a phase, with the smallest scale that has arrivals in it; a service.
     """
     scales = _Scales(file)
-    if hopeless := list(_empty(file.plan, scales)):
+    if hopeless := [*_empty(file.plan, scales), *_unwatched(file.plan)]:
         raise PlanError([f"{file.path}: {problem}" for problem in hopeless])
-    return [*scales.left_out(), *_short_of_readings(file.plan, scales), *_memory(file.plan)]
+    return [
+        *scales.left_out(),
+        *_short_of_readings(file.plan, scales),
+        *_strangers(file.plan),
+        *_memory(file.plan),
+        *_ungreeted(file.plan),
+    ]
 
 
 # ---------------------------------------------------------------- what a schedule holds
@@ -173,8 +181,16 @@ def _short_of_readings(plan: Plan, scales: _Scales) -> Iterator[str]:
         places = " and ".join(repr(phase) for phase in gate.phases)
         yield (
             f"the gate {gate.name!r} cannot pass, only fail: it takes {least} {noun}, and {places} "
-            f"{'has' if len(gate.phases) == 1 else 'have'} {most} at most{mend}"
+            f"{'has' if len(gate.phases) == 1 else 'have'} {most} at most{mend or _more(least, most, noun)}"
         )
+
+
+def _more(least: int, most: int, noun: str) -> str:
+    """The clause that names the mend where it is no scale."""
+    if not most:
+        return f"; give its scenarios some {noun}"
+    arrivals = f"; give it {ceil(least / most)} times as many arrivals"
+    return arrivals if noun == "calls" else f"{arrivals}, or its scenarios more {noun}"
 
 
 def _asked(gate: AtMost | AtLeast, indicator: Indicator) -> tuple[int, str] | None:
@@ -210,17 +226,6 @@ def _memory(plan: Plan) -> Iterator[str]:
             f"the phase {long[0].name!r} takes {hours:.3g} h, and no gate looks at memory, so that a leak would go "
             f"unseen; add NoLeak({target!r}, mb_per_hour=...) to the gates, and Process(target) to the probes"
         )
-    probed = {probe.service for probe in plan.probes}
-    for gate in plan.gates:
-        if isinstance(gate, NoLeak) and (watched := _name(gate)) not in {*probed, "harness"}:
-            yield (
-                f"the gate {gate.name!r} reads the memory of {watched}, and no probe of the plan does; "
-                f"add Process({watched}) to its probes"
-            )
-
-
-def _name(gate: NoLeak) -> str:
-    return gate.watched if isinstance(gate.watched, str) else gate.watched.name
 
 
 def _reads_memory(gate: Gate) -> bool:
@@ -230,3 +235,78 @@ def _reads_memory(gate: Gate) -> bool:
     if isinstance(indicator, SampleQuantile | SampleMean | SampleGrowth):
         return indicator.sample in _MEMORY
     return isinstance(indicator, KeptPerCall)
+
+
+# ---------------------------------------------------------------- greetings that nobody demands
+
+
+def _ungreeted(plan: Plan) -> Iterator[str]:
+    """A greeting is no turn: what gates demand of turns and calls holds without it."""
+    awaited = [
+        phase.name for phase in plan.phases if isinstance(phase.workload, Call) and _awaits_greeting(phase.workload)
+    ]
+    if awaited and not any(_may_read_greetings(gate) for gate in plan.gates):
+        yield (
+            f"the callers in {awaited[0]!r} wait for a greeting, and no gate reads it: an agent that never greets "
+            f'would pass; add AtMost(first_audio_latency({awaited[0]!r}, q=0.5), 1000, "ms") to the gates'
+        )
+
+
+def _awaits_greeting(workload: Call) -> bool:
+    return any(isinstance(step, Greeting) for scenario in workload.scenarios for step in scenario.steps)
+
+
+def _may_read_greetings(gate: Gate) -> bool:
+    """Of what is not our own nobody knows what it reads."""
+    if isinstance(gate, NoLeak | NothingLeft):
+        return False
+    if not isinstance(gate, AtMost | AtLeast | Between):
+        return True
+    indicator = gate.indicator.indicator if isinstance(gate.indicator, SecondOverFirst) else gate.indicator
+    ours = type(indicator).__module__.startswith("busyhour.")
+    return not ours or getattr(indicator, "noun", "") == "greetings"
+
+
+# ---------------------------------------------------------------- readings that nobody takes
+
+
+def _unwatched(plan: Plan) -> Iterator[str]:
+    """Gates on readings of a service that nothing in the plan takes."""
+    watched = {probe.service for probe in plan.probes}
+    watched |= {service.name for service in plan.everyone if isinstance(service, Metered)}
+    unwatched = {service.name for service in plan.everyone} - watched
+    for gate, source, what in _reading(plan):
+        if source in unwatched:
+            probe = f"Process({source})" if source.isidentifier() else "Process(service)"
+            yield (
+                f"the gate {gate.name!r} reads {what} of {source!r}, and no probe of the plan does: it could not pass; "
+                f"add one to its probes, like {probe}"
+            )
+
+
+def _strangers(plan: Plan) -> Iterator[str]:
+    """Gates on readings of what is no service, but nearly. Of other sources a workload may be what records them."""
+    names = [service.name for service in plan.everyone]
+    for gate, source, what in _reading(plan):
+        if source not in names and (alike := get_close_matches(source, names, 1)):
+            yield (
+                f"the gate {gate.name!r} reads {what} of {source!r}, which is no service of the plan; "
+                f"did you mean {alike[0]!r}?"
+            )
+
+
+def _reading(plan: Plan) -> Iterator[tuple[Gate, str, str]]:
+    """The gates that look at readings, whose readings, and what of them."""
+    for gate in [*plan.gates, *plan.valid_if]:
+        for source, what in _sources(gate).items():
+            yield gate, source, what
+
+
+def _sources(gate: Gate) -> dict[str, str]:
+    """Whose readings it looks at, and what of each."""
+    if isinstance(gate, NoLeak | NothingLeft):
+        watched = gate.watched if isinstance(gate.watched, str) else gate.watched.name
+        return {watched: "the memory" if isinstance(gate, NoLeak) else "counters"}
+    indicator = getattr(gate, "indicator", None)
+    reads = indicator.reads if isinstance(indicator, Sensing) else ()
+    return {source: repr(name) for source, name in reversed(reads)}

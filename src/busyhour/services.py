@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shlex
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 from busyhour import descriptors
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import Endpoint, Service
-from busyhour.proc import listener
+from busyhour.proc import listener, ports_of
 from busyhour.processes import Child, child, in_words
 
 __all__ = ["AlreadyRunning", "Child", "Command", "Mortal", "child", "free_port"]
@@ -24,6 +26,7 @@ __all__ = ["AlreadyRunning", "Child", "Command", "Mortal", "child", "free_port"]
 _POLL_SECONDS = 0.05
 _TRY_SECONDS = 1.0
 _ANSWER_BYTES = 64 * 1024
+_ACCEPTED = "accepted"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443, "postgresql": 5432, "postgres": 5432, "redis": 6379}
 
 
@@ -45,9 +48,9 @@ class Command:
 
     command: words, or a string that is split as a shell would (no shell runs). env: added to our own environment; a
     Service stands for its URL. port_variable: the environment variable that tells the program its port ("" for none);
-    port: 0 finds a free one. health: the path that is polled until it answers 2xx. On the way out the program gets
-    SIGTERM, and after `stop_within_seconds` whatever is left of its tree gets SIGKILL. log: a file its output is
-    appended to.
+    port: 0 finds a free one. health: the path that is polled until it answers 2xx; "" for a program that speaks no
+    HTTP, which is up when it accepts a connection. On the way out the program gets SIGTERM, and after
+    `stop_within_seconds` whatever is left of its tree gets SIGKILL. log: a file its output is appended to.
     """
 
     command: str | Sequence[str] = field(kw_only=False)
@@ -69,6 +72,11 @@ class Command:
             raise PlanError(f"{self.name}: the command {self.command!r} cannot be split: {error}") from None
         if not self._argv:
             raise PlanError(f"{self.name}: the command is empty")
+        if self.health and not self.health.startswith("/"):
+            raise PlanError(
+                f"{self.name}: its health path {self.health!r} does not begin with a slash; "
+                f'write {"/" + self.health!r}, or "" for a program that speaks no HTTP'
+            )
         if strange := [
             f"{self.name}: its environment gives {variable} the value {value!r}; give a text, or a service of the plan"
             for variable, value in self.env.items()
@@ -89,7 +97,7 @@ class Command:
             self._argv,
             name=self.name,
             env=environment,
-            ready=partial(_healthy, port=port, path=self.health),
+            ready=partial(_healthy, port=port, path=self.health, variable=self.port_variable),
             cwd=self.cwd,
             start_within_seconds=self.start_within_seconds,
             stop_within_seconds=self.stop_within_seconds,
@@ -167,29 +175,34 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _healthy(child: Child, *, port: int, path: str) -> str:
-    """The URL, once a GET of `path` is answered with 2xx."""
+async def _healthy(child: Child, *, port: int, path: str, variable: str) -> str:
+    """The URL, once a GET of `path` is answered with 2xx; where there is no path, once a connection is accepted."""
     url = f"http://127.0.0.1:{port}"
+    wanted = f"GET {url}{path} to be answered with 2xx" if path else f"127.0.0.1:{port} to accept a connection"
     last = "nothing asked yet"
-    while True:
-        child.awaiting = (
-            f"GET {url}{path} to be answered with 2xx (last: {last}); "
-            "correct its `health` path, or give it longer with `start_within_seconds`"
-        )
-        try:
-            async with asyncio.timeout(_TRY_SECONDS):
-                last = await _status_line(port, path)
-        except (OSError, TimeoutError) as error:
-            last = in_words(error)
-        words = last.split()
-        if len(words) > 1 and words[0].startswith("HTTP/") and words[1].startswith("2"):
-            return url
-        await asyncio.sleep(_POLL_SECONDS)
+    try:
+        while True:
+            child.awaiting = f"{wanted} (last: {last})"
+            try:
+                async with asyncio.timeout(_TRY_SECONDS):
+                    last = await _asked(port, path)
+            except (OSError, TimeoutError) as error:
+                last = in_words(error)
+            words = last.split()
+            if last == _ACCEPTED or (len(words) > 1 and words[0].startswith("HTTP/") and words[1].startswith("2")):
+                return url
+            await asyncio.sleep(_POLL_SECONDS)
+    except asyncio.CancelledError:  # it is given up: now there is time to look where it listens instead
+        child.awaiting += f"; {_mend(last, port, variable, ports_of(child.pids))}"
+        raise
 
 
-async def _status_line(port: int, path: str) -> str:
+async def _asked(port: int, path: str) -> str:
+    """The status line of its answer; where there is no path, that it was there."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
+        if not path:
+            return _ACCEPTED
         writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
         status = (await reader.read(_ANSWER_BYTES)).partition(b"\r\n")[0]
         return status[:200].decode(errors="replace") or "closed without an answer"
@@ -197,6 +210,24 @@ async def _status_line(port: int, path: str) -> str:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+def _mend(last: str, port: int, variable: str, ports: Sequence[int]) -> str:
+    """What to change of a program that did not get ready: by its last answer, and by where it listens."""
+    longer = "give it longer with `start_within_seconds`"
+    if last.startswith("HTTP/"):
+        if last.split()[1:2] == ["426"]:
+            return 'only WebSocket is spoken there: with health="" it is up when it accepts a connection'
+        return f"correct its `health` path, or {longer}"
+    take = f"in its variable {variable}" if variable else "that `port=` gives it"
+    if not ports:
+        return f"nobody listens there: have it listen on 127.0.0.1 at the port {take}, or {longer}"
+    if port not in ports:
+        elsewhere = " and ".join(map(str, ports))
+        return f"it listens on {elsewhere}: have it take the port {take}, or give its own with `port={ports[0]}`"
+    if last == os.strerror(errno.ECONNREFUSED):
+        return "it listens at that port, but of another address: have it listen on 127.0.0.1"
+    return f'it listens there: if it speaks no HTTP, give it health=""; else {longer}'
 
 
 def _check_unused(name: str, port: int) -> None:

@@ -123,11 +123,11 @@ def test_what_did_not_pass_stands_first_and_the_harness_apart(text: str) -> None
     said, text = embedded(text, "judgement"), unescape(text)
     worst = [v["because"] for v in said["verdicts"] if v["outcome"] != "pass"]
     assert worst
-    places = [text.index(f'<p class="because">{because}') for because in worst]
+    places = [text.index(f'class="because">{because}') for because in worst]
     passed = [v["because"] for v in said["verdicts"] if v["outcome"] == "pass"]
-    assert max(places) < min(text.index(f'<p class="because">{because}') for because in passed)
+    assert max(places) < min(text.index(f'class="because">{because}') for because in passed)
     harness = text.index('<details class="harness">')
-    assert all(text.index(f'<p class="because">{v["because"]}') > harness for v in said["validity"])
+    assert all(text.index(f'class="because">{v["because"]}') > harness for v in said["validity"])
 
 
 def test_a_gate_that_did_not_pass_leads_to_a_call_of_its_own_phase() -> None:
@@ -143,6 +143,14 @@ def test_a_gate_that_did_not_pass_leads_to_a_call_of_its_own_phase() -> None:
     worst = embedded(text, "data")["calls"]["calls"]
     assert next(call["phase"] for call in worst if call["number"] == int(number)) == "llm in trouble"
     assert worst[0]["phase"] == "llm in trouble", "what is missed comes first"
+
+
+def test_links_of_the_same_words_are_told_apart_by_the_sentences_above_them() -> None:
+    run = whole_run(calls(5), phases=["steady"], meta=META)
+    text = page(run, judged(run, some=[AtMost(response_latency("steady", q), 1, "ms") for q in (0.5, 0.6)]))
+    described = re.findall(r'<a aria-describedby="([^"]+)" href="#call-\d+">Hear', text)
+    sentences = [re.findall(rf'<p id="{name}" class="because">([^<]+)<', text) for name in described]
+    assert [[found.partition(" ")[0] for found in one] for one in sentences] == [["p50"], ["p60"]]
 
 
 def test_each_section_is_there_because_there_is_something_to_show(text: str) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from busyhour.gates import AtLeast, AtMost
 from busyhour.indicators import call_success, dead_air, missed_turns, response_latency
 from busyhour.journal import Journal, StoredRun, open_run
 from busyhour.model import SECOND, Mark, Operation, Sample
-from busyhour.testing import MemoryRun, whole_run
+from busyhour.testing import MemoryRun, call, whole_run
 
 # ---------------------------------------------------------------- bad input
 
@@ -60,6 +61,18 @@ def test_requests_have_latency_and_throughput_and_no_calls() -> None:
     assert 'id="calls"' not in text
     assert ">refused</th>" in text
     assert "62,640 requests; 62,400 were answered right, 240 were not." in text
+    assert ">0.319 %</td>" in text
+
+
+def test_a_share_of_all_is_written_as_people_write_it() -> None:
+    """100 has three digits: it is not "1e+02 %"."""
+    lost = [call(n, outcome="rejected", at_s=n) for n in range(4)]
+    shown = page(whole_run(lost, phases=["steady"], meta=META, seconds=100))
+    assert ">100 %</td>" in shown[shown.index('id="traffic"') :]
+    load = [Sample(SECOND, "requests", "latency_ms", inf, 400)]
+    refused = Mark(SECOND, "requests.failed", "load", {"refused": 400})
+    shown = page(whole_run(phases=["load"], samples=load, marks=[refused], meta=META, seconds=100))
+    assert ">100 %</td>" in shown[shown.index('id="traffic"') :]
 
 
 def test_thousands_of_phases_make_a_bounded_page_that_says_so() -> None:
@@ -98,6 +111,11 @@ def test_a_journal_from_before_there_was_sound_or_commit_has_a_page(tmp_path: Pa
     Tree(text)
     assert "There is no sound" in text
     assert re.search(r"<dt>Commit</dt><dd>not in the journal", text)
+
+
+def test_a_plan_outside_of_git_has_no_commit_which_is_not_that_nobody_wrote_it_down() -> None:
+    run = whole(meta={**META, "commit": ""})
+    assert "<dt>Commit</dt><dd>none: the plan is not in git" in page(run)
 
 
 def test_a_journal_and_its_objects_make_the_same_page(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from math import inf, isfinite
 
 from busyhour.errors import PlanError
 from busyhour.gates.calls import Calls
+from busyhour.indicators import SampleMean, SampleQuantile
 from busyhour.indicators.unread import why_unmeasured
 from busyhour.model import Comparison, Estimate, Evidence, Indicator, Outcome, Run, Verdict
 from busyhour.statistics.wording import exactly, number, spread, with_unit
@@ -239,6 +240,10 @@ class _Ends:
 
 
 def _check_kinds(indicator: object, limits: Sequence[object]) -> None:
+    if callable(indicator) and not hasattr(indicator, "what") and (name := getattr(indicator, "__name__", "")):
+        raise PlanError(
+            f"a gate sets a limit to an indicator, not to the function {name} itself; call it: {name}(steady)"
+        )
     if isinstance(indicator, type) or not hasattr(indicator, "what"):
         raise PlanError(f"a gate sets a limit to an indicator, like response_latency(steady), not to {indicator!r}")
     for limit in limits:
@@ -255,12 +260,16 @@ def _check(gate: str, indicator: Indicator, limits: Sequence[float], unit: str, 
     if not 0 < alpha < 0.5:
         problems.append(f"{gate}: alpha is an error rate and lies between 0 and 0.5, not at {alpha:g}")
     if _factor(unit, indicator.unit) is None:
-        problems.append(f"{gate}: {_mend(unit, indicator.unit)}")
+        problems.append(f"{gate}: {_mend(unit, indicator)}")
     if problems:
         raise PlanError(problems)
 
 
-def _mend(unit: str, wanted: str) -> str:
+def _mend(unit: str, indicator: Indicator) -> str:
+    wanted = indicator.unit
+    if not wanted and isinstance(indicator, SampleQuantile | SampleMean):
+        name = f"{indicator.sample!r} has no unit, which would be the end of its name, as in 'rss_mb'"
+        return f"{name}; correct the name, or leave out {unit!r}"
     known = [name for name, (kind, _) in _UNITS.items() if wanted in _UNITS and kind == _UNITS[wanted][0]]
     choices = " or ".join(repr(name) for name in known or [wanted])
     if not wanted:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from busyhour.gates import Judgement, Tabled, unsaid
+from busyhour.gates.calls import Calls
 from busyhour.model import Estimate, Outcome, Run, Verdict
 from busyhour.statistics.wording import number, with_unit
 
@@ -45,6 +46,8 @@ def _lines(run: Run, judgement: Judgement, columns: int | None = None) -> Iterat
         yield from _sentence(f"{verdict.outcome.value.upper():{_WIDTH}}  {verdict.because}{_marker(verdict)}", columns)
     for diagnosis in judgement.diagnoses:
         yield from _sentence(f"{'':{_WIDTH}}  {_DIAGNOSIS}: {diagnosis.because}", columns)
+    if where := _where_it_told(run, judgement):
+        yield from _sentence(f"{'':{_WIDTH}}  {where}", columns)
     for table in judgement.tables:
         yield from ("", *_aligned(table, columns), "")
     yield from _sentence(_summary(judgement), columns)
@@ -64,6 +67,19 @@ def _said_of_target(run: Run, judgement: Judgement) -> Sequence[Verdict]:
     return [Verdict("the target", Outcome.INVALID, instead, None, "")] if instead else judgement.verdicts
 
 
+def _where_it_told(run: Run, judgement: Judgement) -> str:
+    """Where to look for what the target itself said of calls that failed, if we started it; when it died, its verdict
+    quotes it."""
+    started = run.marks("service.started")  # the target last
+    if judgement.outcome is Outcome.PASS or not started or not started[-1].detail.get("pids"):
+        return ""
+    name, calls = started[-1].name, Calls.of(run)
+    if not calls.failed or any(mark.name == name for mark in run.marks("service.died")):
+        return ""
+    told = f"{calls.failed} of {calls.count} calls failed while {name} was up"
+    return f'{told}: what it printed is in its log, if its Command has one, like log=Path("{name}.log")'
+
+
 def _table(run: Run, judgement: Judgement, console: Console) -> None:
     table = Table(title=_title(run) or None, title_justify="left", show_lines=False, expand=False)
     table.add_column("verdict", no_wrap=True)
@@ -80,6 +96,8 @@ def _table(run: Run, judgement: Judgement, console: Console) -> None:
         for diagnosis in judgement.diagnoses:
             times.add_row(Text(diagnosis.because))
         console.print(times)
+    if where := _where_it_told(run, judgement):
+        console.print(Text(where))
     for tabled in judgement.tables:
         lines = list(_aligned(tabled, console.width))
         console.print(Text("\n".join(["", *lines, ""])), soft_wrap=True)

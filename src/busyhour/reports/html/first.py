@@ -18,6 +18,7 @@ from busyhour.statistics.wording import number
 
 INKS = 6
 _UNKNOWN = "not in the journal"
+_NO_COMMIT = "none: the plan is not in git"
 WORST_FIRST = [Outcome.INVALID, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_RUN, Outcome.PASS]
 _ABOUT = {
     Outcome.PASS: "All that was demanded was shown to hold.",
@@ -169,10 +170,14 @@ def _facts(scene: Scene) -> Sequence[Fact]:
         Fact("Target", scene.target or _UNKNOWN, f"over {carrier}" if carrier else ""),
         Fact("Measured", _measured(scene), shared),
         Fact("Started", _started(scene) or _UNKNOWN, f"lasted {duration(scene.seconds)}"),
-        Fact("Commit", _word(scene, "commit") or _UNKNOWN, "" if seed is None else f"seed {seed}"),
+        Fact("Commit", _commit(scene), "" if seed is None else f"seed {seed}"),
         Fact("Machine", _word(scene, "machine") or _UNKNOWN),
         Fact("Versions", _versions(scene), versions),
     ]
+
+
+def _commit(scene: Scene) -> str:
+    return _NO_COMMIT if scene.run.meta.get("commit") == "" else _word(scene, "commit") or _UNKNOWN
 
 
 def _measured(scene: Scene) -> str:
