@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from argparse import ArgumentParser
 from math import inf
 from pathlib import Path
@@ -64,6 +65,21 @@ def test_a_flat_history_says_what_it_would_have_seen(tmp_path: Path) -> None:
     assert not any(series["changes"] for series in found["groups"][0]["series"])
     assert "no change; one of " in text
     assert "would show in half of all cases" in text
+
+
+def test_what_stands_for_several_runs_is_called_their_mean(tmp_path: Path) -> None:
+    """Of 600 and 640 ms "620 ms" is the latency of no run."""
+    for n, ms in enumerate([600.0, 640.0]):
+        made(tmp_path / f"{n}.journal", ms, at=n, seed=n)
+    text, _ = told(tmp_path)
+    values = [series["values"] for series in told(tmp_path, "--only", LATENCY)[1]["groups"][0]["series"]]
+    assert f"{LATENCY}: mean {sum(values[0]) / 2:.0f} ms\n" in text
+    assert "rate of successful calls in steady: 100 %\n" in text, "of what is the same in all it need not be said"
+
+
+def test_a_level_before_and_after_a_change_is_a_mean(tmp_path: Path) -> None:
+    text, _ = told(nights(tmp_path, 14, changed_from=9), "--only", LATENCY)
+    assert re.search(rf"{LATENCY}: mean \d+ ms, then \d+ ms\n", text)
 
 
 def test_a_change_of_a_percentage_is_told_in_points(tmp_path: Path) -> None:

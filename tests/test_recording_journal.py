@@ -19,7 +19,7 @@ from busyhour.journal import FORMAT_VERSION, Journal, open_run
 from busyhour.media.codec import codec
 from busyhour.model import SECOND, Mark, Operation
 from busyhour.recording import Figures, Recorded, Sound, Track
-from busyhour.testing import barge_in, greeting, turn
+from busyhour.testing import barge_in, greeting, turn, underrun
 
 BEGAN_NS = 5 * SECOND
 PCMU, L16 = codec("PCMU"), codec("L16", 16_000, little_endian=True)
@@ -262,6 +262,77 @@ def test_a_run_without_sound_says_how_to_have_some(path: Path, capsys: pytest.Ca
         err = capsys.readouterr().err
         assert "it has no recordings" in err
         assert "--record all" in err
+
+
+def failed(call: str, outcome: str, why: str, **detail: int) -> Operation:
+    told = {"why": why, "opened_ns": None, **detail}
+    return Operation(id=call, kind="call", phase="steady", due_ns=BEGAN_NS, outcome=outcome, detail=told)
+
+
+def test_a_run_whose_calls_never_had_media_says_that_and_why(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal.create(path, {}) as journal:
+        for n in range(3):
+            journal.append(failed(f"steady/{n}", "webhook refused", "webhook refused: call.initiated: 404 Not Found"))
+        journal.append(failed("steady/3", "lost", "the socket broke", opened_ns=0))
+    for more in ([], ["steady/1"]):
+        assert main(["listen", str(path), *more]) == 66
+        assert capsys.readouterr().err == (
+            f"busyhour: {path}: it has no recordings: all 4 calls failed before there was media, "
+            "3 of them: webhook refused (call.initiated: 404 Not Found)\n"
+        )
+
+
+def test_calls_that_had_media_and_failed_are_not_blamed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal.create(path, {}) as journal:
+        journal.append(failed("steady/1", "webhook refused", ""))
+        journal.append(failed("steady/2", "lost", "", opened_ns=BEGAN_NS))
+    assert main(["listen", str(path)]) == 66
+    assert "they were switched off" in capsys.readouterr().err
+
+
+def test_the_only_call_of_a_run_is_told_as_such(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal.create(path, {}) as journal:
+        journal.append(failed("steady/1", "webhook refused", "webhook refused"))
+    assert main(["listen", str(path)]) == 66
+    assert "the only call failed before there was media: webhook refused\n" in capsys.readouterr().err
+
+
+def test_what_was_bad_is_told_in_words_of_its_own(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    borne = {
+        "steady/1": Figures(missed=1, ungreeted=True),
+        "steady/2": Figures(missed=3, ungreeted=True),
+        "steady/3": Figures(missed=2),
+        "steady/4": Figures(cut_ins=5, cut_in_ns=1_984_000_000, holes=1, hole_ns=60_000_000),
+        "steady/5": Figures(cut_ins=1, holes=3, hole_ns=300_000_000),
+    }
+    with Journal.create(path, {}) as journal:
+        for call, figures in borne.items():
+            journal.append(happened(call))
+            one = recorded(call, sound())
+            journal.keep(Recorded(**{n: getattr(one, n) for n in one.__slots__} | {"figures": figures}), sound())
+    assert main(["listen", str(path)]) == 0
+    told = {line.split()[0]: line.split("  ")[-1] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "}
+    assert told == {
+        "steady/1": "no greeting",
+        "steady/2": "no greeting, 2 unanswered",
+        "steady/3": "2 unanswered",
+        "steady/4": "most cut-ins: 5",
+        "steady/5": "cuts in 1x, most holes: 3",
+    }
+
+
+def test_an_agent_that_cuts_in_is_not_said_to_answer_after_less_than_nothing(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal.create(path, {}) as journal:
+        journal.append(happened("steady/1"))
+        journal.append(turn(-1_531, call="steady/1", text="when do you open"))
+        journal.append(underrun(15, call="steady/1", ms=290))
+        journal.keep(recorded("steady/1", sound()), sound())
+    assert main(["listen", str(path), "steady/1", "--to", str(tmp_path / "call.wav")]) == 0
+    out = capsys.readouterr().out
+    assert "the agent cuts in, 1,531 ms early" in out
+    assert "a hole of 290 ms in the agent's speech" in out
 
 
 def test_a_place_that_cannot_be_written_is_said(full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from busyhour.keeping import Keeper
 from busyhour.model import MS, SECOND, Operation
 from busyhour.recording import Figures, Recorded, Recording, Shelf, Sound, Track, worst
 from busyhour.share import Share
-from busyhour.testing import barge_in, greeting, turn
+from busyhour.testing import barge_in, greeting, turn, underrun
 
 SILENT = Track(b"", np.empty((0, 2), np.int64))
 
@@ -125,16 +125,21 @@ def test_the_worst_of_each_kind_comes_before_the_second_of_any() -> None:
         "slow to yield": Figures(yield_ns=4 * SECOND),
         "mute": Figures(missed=2),
         "lost": Figures(outcome="lost"),
+        "hasty": Figures(cut_ins=2, cut_in_ns=SECOND),
+        "hastier": Figures(cut_ins=3, cut_in_ns=9),
+        "stutters": Figures(holes=4, hole_ns=60 * MS),
         "fine": Figures(),
     }
-    assert worst(calls, 5) == {
+    assert worst(calls, 7) == {
         "slowest": "response",
         "dead air": "dead air",
         "deaf": "barge-in",
         "mute": "unanswered",
         "lost": "failed",
+        "hastier": "early",
+        "stutters": "underrun",
     }
-    assert list(worst(calls, 7))[5:] == ["slower", "slow to yield"]
+    assert list(worst(calls, 10))[7:] == ["slower", "slow to yield", "hasty"]
     assert "fine" not in worst(calls, 99)
     assert not worst(calls, 0)
 
@@ -151,11 +156,13 @@ FIGURES = st.builds(
     dead_air_ns=st.integers(0, 9),
     missed=st.sampled_from([0, 0, 1, 2]),
     talked_over=st.sampled_from([0, 0, 0, 1]),
+    cut_ins=st.sampled_from([0, 0, 1, 2]),
+    holes=st.sampled_from([0, 0, 0, 3]),
 )
 
 
 @settings(max_examples=80, deadline=None)
-@given(figures=st.lists(FIGURES, min_size=1, max_size=40), most=st.integers(1, 8))
+@given(figures=st.lists(FIGURES, min_size=1, max_size=40), most=st.integers(1, 9))
 def test_the_very_worst_of_each_kind_is_never_lost(figures: list[Figures], most: int) -> None:
     keeper, shelf = keeping(Recording(sample=0, worst=most))
     for n, one in enumerate(figures):
@@ -165,7 +172,7 @@ def test_the_very_worst_of_each_kind_is_never_lost(figures: list[Figures], most:
         keeper.heard(name, sound())
         keeper.settle(name)
     calls = {f"steady/{n:02}": one for n, one in enumerate(figures)}
-    assert set(worst(calls, min(5, most))) <= set(shelf.kept)
+    assert set(worst(calls, min(7, most))) <= set(shelf.kept)
     assert len(shelf.kept) == len(worst(calls, most))
 
 
@@ -177,6 +184,10 @@ def test_what_a_caller_bore_is_read_from_what_is_written_down() -> None:
         turn(400),
         turn(1_250, number=2),
         turn(None, number=3, gave_up_after_s=4),
+        turn(-1_500, number=4),
+        turn(-300, number=5),
+        underrun(31, ms=60),
+        underrun(33, number=2, ms=240),
         turn(9_000, call="steady/2"),
         barge_in(310),
         barge_in(None, number=2),
@@ -190,6 +201,19 @@ def test_what_a_caller_bore_is_read_from_what_is_written_down() -> None:
     assert (figures.outcome, figures.missed, figures.talked_over) == ("hung up early", 2, 1)
     assert (figures.response_ns, figures.yield_ns) == (1_250 * MS, 310 * MS)
     assert figures.dead_air_ns == 4 * SECOND
+    assert (figures.cut_ins, figures.cut_in_ns) == (2, 1_500 * MS)
+    assert (figures.holes, figures.hole_ns) == (2, 240 * MS)
+    assert figures.ungreeted
+
+
+def test_a_call_that_was_greeted_was_not_left_ungreeted() -> None:
+    keeper, shelf = keeping(Recording())
+    keeper.begin("steady/1", "steady/1")
+    for operation in (greeting(180), turn(None, gave_up_after_s=4), ended("steady/1")):
+        keeper.note(operation)
+    keeper.heard("steady/1", sound())
+    keeper.settle("steady/1")
+    assert not shelf.kept["steady/1"].figures.ungreeted
 
 
 # ---------------------------------------------------------------- the sample

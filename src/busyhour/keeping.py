@@ -151,12 +151,17 @@ def _borne(figures: Figures, operation: Operation) -> Figures:
             figures = replace(figures, outcome=operation.outcome, why=str(operation.detail.get("why") or ""))
         case "turn", int():
             figures = replace(figures, response_ns=max(figures.response_ns, waited_ns), dead_air_ns=dead_air_ns)
+            early_ns = max(0, operation.due_ns - ended_ns)
+            cut_ins = figures.cut_ins + (early_ns > 0)
+            figures = replace(figures, cut_ins=cut_ins, cut_in_ns=max(figures.cut_in_ns, early_ns))
         case "turn", None:
             figures = replace(figures, missed=figures.missed + 1, dead_air_ns=dead_air_ns)
         case "greeting", None:
-            figures = replace(figures, missed=figures.missed + 1)
+            figures = replace(figures, missed=figures.missed + 1, ungreeted=True)
         case "pause", _:
             figures = replace(figures, dead_air_ns=dead_air_ns)
+        case "underrun", _:
+            figures = replace(figures, holes=figures.holes + 1, hole_ns=max(figures.hole_ns, waited_ns))
         case "barge_in", int():
             figures = replace(figures, yield_ns=max(figures.yield_ns, waited_ns))
         case "barge_in", None if operation.outcome != "not reached":

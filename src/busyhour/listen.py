@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import wave
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from busyhour.errors import JournalError
 from busyhour.journal import StoredRun, open_run
 from busyhour.media.channels import channels
 from busyhour.model import MS, SECOND, Operation
-from busyhour.recording import Figures, Recorded, Sound, badness, worst
+from busyhour.recording import Figures, Recorded, Sound, badness, unanswered, worst
 
 __all__ = ["channels", "listen", "reasons", "wav"]
 
@@ -29,6 +30,8 @@ def listen(journal: Path, call: str | None, to: Path | None, out: TextIO) -> int
     Raises JournalError when there is no journal, no such call, no recording at all, or no room for the file.
     """
     with open_run(journal) as run:
+        if not run.recordings() and (why := _without_media(run.operations("call"))):
+            raise JournalError(f"{journal}: it has no recordings: {why}")
         if call is None:
             _print_table(run, out, journal)
         else:
@@ -65,21 +68,38 @@ def _told(figures: Figures, taken_for: str, peaks: Mapping[str, int]) -> list[st
     """What was bad about a call: each failure, where it is the worst of its phase, and why it was taken."""
     words = {
         "failed": f"failed: {figures.outcome}" if figures.outcome != "ok" else "",
-        "unanswered": f"{figures.missed} unanswered" if figures.missed else "",
+        "unanswered": unanswered(figures),
         "barge-in": f"talked over {figures.talked_over}x" if figures.talked_over else "",
         "dead air": f"dead air {figures.dead_air_ns / SECOND:.1f} s" if figures.dead_air_ns else "",
         "response": f"response {figures.response_ns / MS:,.0f} ms" if figures.response_ns else "",
+        "early": f"cuts in {figures.cut_ins}x" if figures.cut_ins else "",
+        "underrun": f"{figures.holes} hole{'' if figures.holes == 1 else 's'}" if figures.holes else "",
     }
+    most = {"early": ("cut-ins", figures.cut_ins), "underrun": ("holes", figures.holes)}
     if not words["barge-in"] and figures.yield_ns:
         words["barge-in"] = f"yields in {figures.yield_ns / MS:,.0f} ms"
     bad, told = dict(badness(figures)), list[str]()
     for kind, said in words.items():
-        is_peak = kind in {"barge-in", "dead air", "response"} and bad[kind] == peaks[kind]
-        if said and is_peak:
+        is_peak = bad[kind] == peaks[kind]
+        if said and is_peak and kind in {"barge-in", "dead air", "response"}:
             told.append(f"worst {said}")
-        elif said and (kind == taken_for or kind in {"failed", "unanswered"}):
+        elif said and is_peak and kind in most and most[kind][1] > 1:
+            told.append(f"most {most[kind][0]}: {most[kind][1]}")
+        elif said and (kind == taken_for or kind in {"failed", "unanswered", "early"}):
             told.append(said)
     return told or ["nothing out of the ordinary"]
+
+
+def _without_media(calls: Sequence[Operation]) -> str:
+    """That all calls failed before there was anything to hear, and of what most of them did; "" if they did not."""
+    if not calls or any(call.outcome == "ok" or call.detail.get("opened_ns") for call in calls):
+        return ""
+    ((reason, alike),) = Counter(call.outcome for call in calls).most_common(1)
+    said = next(str(call.detail.get("why") or "") for call in calls if call.outcome == reason)
+    said = said.removeprefix(reason).removeprefix(": ")
+    who = "the only call" if len(calls) == 1 else f"all {len(calls):,} calls"
+    most = "" if alike == len(calls) else f", {alike:,} of them"
+    return f"{who} failed before there was media{most}: {reason}{f' ({said})' if said else ''}"
 
 
 # ---------------------------------------------------------------- the table
@@ -184,9 +204,12 @@ def _told_of(operation: Operation) -> list[tuple[int, str]]:
             return [(ended_ns or due_ns, f"the agent greets, after {took}" if took else "no greeting")]
         case "turn":
             answer = f"the agent answers, after {took}" if took else f"no answer ({operation.outcome})"
+            if ended_ns is not None and ended_ns < due_ns:
+                answer = f"the agent cuts in, {(due_ns - ended_ns) / MS:,.0f} ms early"
             return [(began_ns, f'caller: "{text}"'), (ended_ns or due_ns, answer)]
         case "barge_in":
             yielded = f"the agent stops, after {took}" if took else f"the agent talks on ({operation.outcome})"
             return [(began_ns, f'the caller talks over it: "{text}"'), (ended_ns or due_ns, yielded)]
         case _:
-            return [(began_ns, f"a silence of {took} in the agent's speech")]
+            what = "hole" if operation.kind == "underrun" else "silence"
+            return [(began_ns, f"a {what} of {took} in the agent's speech")]

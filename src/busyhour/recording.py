@@ -132,8 +132,13 @@ class Figures:
     response_ns: int = 0  # the longest of its answered turns
     dead_air_ns: int = 0  # the longest silence that the agent owed
     missed: int = 0  # turns, the greeting among them, that were not answered
+    ungreeted: bool = False  # the greeting is one of them
     talked_over: int = 0  # barge-ins to which the agent did not yield
     yield_ns: int = 0  # the longest it took to yield
+    cut_ins: int = 0  # turns that the agent answered before the caller had ended
+    cut_in_ns: int = 0  # the longest before
+    holes: int = 0  # in the agent's speech: underruns
+    hole_ns: int = 0  # the longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +166,23 @@ def badness(figures: Figures) -> Sequence[_Badness]:
     return (
         ("response", figures.response_ns),
         ("dead air", figures.dead_air_ns),
-        ("barge-in", figures.talked_over * 3_600 * _SECOND + figures.yield_ns),
+        ("barge-in", _counted(figures.talked_over, figures.yield_ns)),
         ("unanswered", figures.missed),
         ("failed", int(figures.outcome != "ok")),
+        ("early", _counted(figures.cut_ins, figures.cut_in_ns)),
+        ("underrun", _counted(figures.holes, figures.hole_ns)),
     )
+
+
+def _counted(count: int, longest_ns: int) -> int:
+    """More of them are worse, and of as many the longer."""
+    return count * 3_600 * _SECOND + longest_ns
+
+
+def unanswered(figures: Figures) -> str:
+    """In words: "no greeting, 2 unanswered"; "" if all was answered."""
+    turns = figures.missed - figures.ungreeted
+    return ", ".join(["no greeting"] * figures.ungreeted + [f"{turns} unanswered"] * (turns > 0))
 
 
 def worst(calls: Mapping[str, Figures], most: int) -> dict[str, str]:

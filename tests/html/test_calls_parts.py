@@ -15,7 +15,7 @@ from busyhour.model import MS, SECOND, Mark, Operation, Samples
 from busyhour.recording import Figures, Recorded, Recording, Sound, Track, at_sample
 from busyhour.reports.html.calls_audio import cost, fitted, shares, vorbis, window, within
 from busyhour.reports.html.calls_audio import stretch as stretch_of
-from busyhour.reports.html.calls_chosen import Borne, Chosen, borne, chosen, reasons
+from busyhour.reports.html.calls_chosen import KINDS, Borne, Chosen, borne, chosen, reasons
 from busyhour.reports.html.calls_shape import Frame, bin_ms, clock, drawn, peaks
 from busyhour.reports.html.calls_story import Story, story
 from busyhour.reports.html.calls_words import Spoken, Witnessed
@@ -47,6 +47,15 @@ def test_the_worst_are_taken_by_each_kind_in_turn() -> None:
     ]
 
 
+def test_calls_that_are_cut_into_and_that_stutter_are_among_the_worst() -> None:
+    """The longest response may be a good one, where what is missed are cut-ins and underruns."""
+    calls = {f"s{n}": heard(650 + n, dead_air_ns=700 * MS) for n in range(12)}
+    calls |= {"cut": heard(400, cut_ins=5), "holes": heard(400, holes=5), "cut less": heard(400, cut_ins=2)}
+    found = {one.call: one.kind for one in chosen(calls, calls, most=10)}
+    assert found["cut"] == found["cut less"] == "early"
+    assert found["holes"] == "underrun"
+
+
 def test_the_worst_of_all_is_there_though_it_was_not_recorded() -> None:
     calls = {f"c{n}": heard(n) for n in range(1, 100)}
     found = chosen(calls, ["c3", "c5", "c7"], most=10)
@@ -74,6 +83,30 @@ def test_reasons_tell_first_what_it_was_taken_for() -> None:
     assert reasons(one) == told
     assert reasons(replace(one, kind="dead air", peak=False))[0] == "dead air 6.0 s"
     assert reasons(replace(one, kind="failed"))[0] == "failed: hung up early"
+
+
+def first_reason(kind: str, *, peak: bool = True, **figures: int) -> str:
+    own = Borne(phase="steady", since_ns=0, until_ns=SECOND, figures=replace(Figures(), **figures))  # type: ignore[arg-type]  # a test names them well
+    return reasons(Chosen(number=1, call="a", borne=own, kind=kind, peak=peak, recorded=True))[0]
+
+
+def test_cut_ins_and_holes_are_told_by_how_many_and_how_long() -> None:
+    assert first_reason("early", cut_ins=5, cut_in_ns=1_531 * MS) == "most cut-ins: 5, up to 1,531 ms early"
+    assert first_reason("early", peak=False, cut_ins=5, cut_in_ns=1_531 * MS) == "5 cut-ins, up to 1,531 ms early"
+    assert first_reason("early", cut_ins=1, cut_in_ns=90 * MS) == "1 cut-in, 90 ms early"
+    assert first_reason("underrun", holes=3, hole_ns=314 * MS) == "most holes in speech: 3, up to 314 ms"
+    assert first_reason("underrun", holes=1, hole_ns=60 * MS) == "1 hole in speech, 60 ms"
+    also = reasons(
+        Chosen(number=1, call="a", borne=heard(700, cut_ins=2, holes=1), kind="response", peak=False, recorded=True)
+    )
+    assert also == ["response 700 ms", "2 cut-ins", "1 hole in speech"]
+
+
+def test_a_call_without_a_greeting_is_not_called_one_with_an_unanswered_turn() -> None:
+    assert first_reason("unanswered", missed=1, ungreeted=True) == "no greeting"
+    assert first_reason("unanswered", missed=3, ungreeted=True) == "no greeting, 2 unanswered"
+    assert first_reason("unanswered", missed=3) == "most unanswered turns: 3"
+    assert first_reason("unanswered", missed=1) == "1 unanswered"
 
 
 class _Shelf:
@@ -251,15 +284,21 @@ def test_the_worst_moment_is_that_for_which_the_call_was_taken() -> None:
     silent = of("pause", 30, 34)
     talking = of("barge_in", 40, None, outcome="not yielded", detail={"gave_up_ns": 46 * SECOND})
     missed = of("turn", 50, None, outcome="missed", detail={"gave_up_ns": 56 * SECOND})
-    every = (CALL, quick, slow, silent, talking, missed)
-    since = {kind: told(kind, *every).worst for kind in ("response", "dead air", "barge-in", "unanswered", "failed")}
+    hasty, early = of("turn", 57, 56.5), of("turn", 58, 57.1)
+    stutters, hole = of("underrun", 25, 25.06), of("underrun", 26, 26.3)
+    every = (CALL, quick, slow, silent, talking, missed, hasty, early, stutters, hole)
+    since = {kind: told(kind, *every).worst for kind in KINDS}
     assert {kind: worst and worst.since_ns // SECOND for kind, worst in since.items()} == {
         "response": 20,
         "dead air": 50,
         "barge-in": 40,
         "unanswered": 50,
         "failed": 60,
+        "early": 57,
+        "underrun": 26,
     }
+    (cut_in,) = (span for span in told("early", *every).spans if span.since_ns == 57_100 * MS)
+    assert cut_in.bad
 
 
 def test_an_agent_that_cuts_in_was_early_and_not_late() -> None:

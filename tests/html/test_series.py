@@ -56,7 +56,8 @@ def test_a_window_has_twenty_readings_if_there_are_so_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "words"), [(0.5, "0.5 s"), (15, "15 s"), (120, "2 min"), (7200, "2 h"), (90, "90 s")]
+    ("width", "words"),
+    [(0.5, "0.5 s"), (15, "15 s"), (120, "2 min"), (7200, "2 h"), (90, "90 s"), (7342.5, "2 h 2 min")],
 )
 def test_the_width_of_windows_in_words(width: float, words: str) -> None:
     assert Windows(0, width, 1).told == words

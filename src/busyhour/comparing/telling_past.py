@@ -78,6 +78,8 @@ def _series(group: Group, series: Series, blocks: str) -> Iterator[Line]:
     usual = sum(finite) / len(finite) if finite else inf
     levels = [change.before for change in series.changes[:1]] + [change.after for change in series.changes]
     told = ", then ".join(_value(level, series) for level in levels or [usual])
+    if len(set(finite)) > 1:
+        told = f"mean {told}"
     if not levels and finite and len(finite) < len(measured):
         told += f", but infinite in {len(measured) - len(finite)} of {len(measured)} runs"
     yield Line(f": {told}", series.metric.what, "bold", 2)

@@ -205,12 +205,19 @@ def _shown(call: _Call, meta: Mapping[str, JSON], *, any_sound: bool) -> dict[st
                 "at": clock(line.at_ns - frame.zero_ns),
                 "seconds": frame.at_s(line.at_ns) if frame.shows(line.at_ns) else None,
                 "line": line,
-                "worst": call.story.worst is not None and line.at_ns == call.story.worst.until_ns,
+                "worst": line.at_ns == _heard_ns(call.story),
             }
             for line in call.story.lines
         ],
         "said": _summary(call),
     }
+
+
+def _heard_ns(its: Story) -> int | None:
+    """When the worst moment is heard: an answer that comes late, at its end; one that cuts in, at its beginning."""
+    if its.worst is None:
+        return None
+    return its.worst.since_ns if its.worst.kind == "early" else its.worst.until_ns
 
 
 def _instead(call: _Call, calls: Sequence[_Call]) -> int | None:
@@ -230,6 +237,7 @@ def _summary(call: _Call) -> str:
     counted = {
         "pause": "silences within answers",
         "underrun": "holes in the agent's speech",
+        "early": "times the agent cuts in",
         "barge_in": "interruptions",
     }
     for kind, words in counted.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from busyhour.columns import NEVER, Ints, OperationColumns, operations_of
 from busyhour.model import MS, SECOND, Run
-from busyhour.recording import Figures, badness, worst
+from busyhour.recording import Figures, badness, unanswered, worst
 
 KINDS = tuple(kind for kind, _ in badness(Figures()))
 _LAST_INSTANT = int(np.iinfo(np.int64).max)
@@ -86,14 +86,42 @@ def reasons(one: Chosen) -> list[str]:
         "response": f"response {ms(figures.response_ns)}" if figures.response_ns else "",
         "dead air": f"dead air {seconds(figures.dead_air_ns)}" if figures.dead_air_ns else "",
         "barge-in": f"talked over {figures.talked_over}x" if figures.talked_over else "",
-        "unanswered": f"{figures.missed} unanswered" if figures.missed else "",
+        "unanswered": unanswered(figures),
         "failed": f"failed: {figures.outcome}" if figures.outcome != "ok" else "",
+        "early": _counted(figures.cut_ins, "cut-in"),
+        "underrun": _counted(figures.holes, "hole", "in speech"),
     }
-    first = f"worst {words[one.kind]}" if one.peak and one.kind != "failed" else words[one.kind]
-    if one.kind == "barge-in" and not figures.talked_over:
-        first = f"slowest to yield, {ms(figures.yield_ns)}" if one.peak else f"yields in {ms(figures.yield_ns)}"
-    telling = ("failed", "unanswered", *(("barge-in",) if figures.talked_over else ()), "response")
-    return [first, *(words[kind] for kind in telling if kind != one.kind and words[kind])]
+    telling = ("failed", "unanswered", *(("barge-in",) if figures.talked_over else ()), "early", "underrun", "response")
+    return [_first(one, words[one.kind]), *(words[kind] for kind in telling if kind != one.kind and words[kind])]
+
+
+def _first(one: Chosen, words: str) -> str:
+    """Beside the words for how bad it was whether no other call is worse."""
+    figures, peak = one.borne.figures, one.peak
+    match one.kind:
+        case "failed":
+            return words
+        case "barge-in" if not figures.talked_over:
+            return f"slowest to yield, {ms(figures.yield_ns)}" if peak else f"yields in {ms(figures.yield_ns)}"
+        case "unanswered":
+            only_turns = figures.missed > 1 and not figures.ungreeted
+            return f"most unanswered turns: {figures.missed}" if peak and only_turns else words
+        case "early":
+            most = f"most cut-ins: {figures.cut_ins}" if peak and figures.cut_ins > 1 else words
+            return f"{most}, {_up_to(figures.cut_ins, figures.cut_in_ns)} early"
+        case "underrun":
+            most = f"most holes in speech: {figures.holes}" if peak and figures.holes > 1 else words
+            return f"{most}, {_up_to(figures.holes, figures.hole_ns)}"
+    return f"worst {words}" if peak else words
+
+
+def _counted(count: int, noun: str, what: str = "") -> str:
+    """ "3 holes in speech"; "" if there are none."""
+    return f"{count} {noun}{'' if count == 1 else 's'} {what}".rstrip() if count else ""
+
+
+def _up_to(count: int, longest_ns: int) -> str:
+    return f"{'' if count == 1 else 'up to '}{ms(longest_ns)}"
 
 
 def ms(ns: int) -> str:
@@ -150,45 +178,48 @@ def borne(run: Run) -> dict[str, Borne]:
     greetings = operations_of(run, "greeting", instants=gave_up)
     interruptions = operations_of(run, "barge_in", instants=gave_up)
     pauses = operations_of(run, "pause", instants=gave_up)
-    every = (calls, turns, greetings, interruptions, pauses)
+    holes = operations_of(run, "underrun", instants=gave_up)
+    every = (calls, turns, greetings, interruptions, pauses, holes)
     columns = _Columns()
     for kind in every:
         columns.add(kind)
     answered, stopped = turns.taken(turns.ended), interruptions.taken(interruptions.ended)
+    cut_into, ungreeted = turns.taken(_early(turns) > 0), columns.count(greetings.taken(~greetings.ended))
     talked_over = interruptions.taken(~interruptions.ended & ~interruptions.outcome.are("not reached"))
     silence = np.maximum(columns.most(turns, _waited(turns)), columns.most(pauses, _waited(pauses)))
-    missed = columns.count(turns.taken(~turns.ended)) + columns.count(greetings.taken(~greetings.ended))
+    missed = columns.count(turns.taken(~turns.ended)) + ungreeted
     since = -np.max([columns.most(kind, -kind.since_ns, least=-_LAST_INSTANT) for kind in every], axis=0)
     until = np.max([columns.most(kind, _last(kind), least=NEVER) for kind in every], axis=0)
-    told = zip(
-        columns.names,
-        columns.most(answered, _waited(answered)).tolist(),
-        silence.tolist(),
-        missed.tolist(),
-        columns.count(talked_over).tolist(),
-        columns.most(stopped, _waited(stopped)).tolist(),
-        since.tolist(),
-        until.tolist(),
-        strict=True,
-    )
+    borne_by = {
+        "response_ns": columns.most(answered, _waited(answered)),
+        "dead_air_ns": silence,
+        "missed": missed,
+        "ungreeted": ungreeted > 0,
+        "talked_over": columns.count(talked_over),
+        "yield_ns": columns.most(stopped, _waited(stopped)),
+        "cut_ins": columns.count(cut_into),
+        "cut_in_ns": columns.most(cut_into, _early(cut_into)),
+        "holes": columns.count(holes),
+        "hole_ns": columns.most(holes, _waited(holes)),
+    }
+    figures = [
+        dict(zip(borne_by, row, strict=True)) for row in zip(*(one.tolist() for one in borne_by.values()), strict=True)
+    ]
     ends = _ends(calls)
     return {
         name: Borne(
             phase=columns.phase[name],
             since_ns=since_ns,
             until_ns=max(since_ns, until_ns),
-            figures=Figures(
-                outcome=ends.get(name, ("ok", ""))[0],
-                why=ends.get(name, ("ok", ""))[1],
-                response_ns=response_ns,
-                dead_air_ns=dead_air_ns,
-                missed=unanswered,
-                talked_over=over,
-                yield_ns=yield_ns,
-            ),
+            figures=Figures(outcome=ends.get(name, ("ok", ""))[0], why=ends.get(name, ("ok", ""))[1], **own),
         )
-        for name, response_ns, dead_air_ns, unanswered, over, yield_ns, since_ns, until_ns in told
+        for name, own, since_ns, until_ns in zip(columns.names, figures, since.tolist(), until.tolist(), strict=True)
     }
+
+
+def _early(turns: OperationColumns) -> Ints:
+    """How long before its caller had ended each was answered; 0 if it was not."""
+    return np.where(turns.ended, np.maximum(0, turns.due_ns - turns.ended_ns), 0)
 
 
 def _waited(columns: OperationColumns) -> Ints:

@@ -26,7 +26,7 @@ class Span:
     until_ns: int
     who: str = "agent"
     label: str = ""
-    bad: bool = False  # nothing came, or not in time; the worst of the call is `Story.worst`
+    bad: bool = False  # nothing came, or not in time, or too early, or broken; the worst of the call is `Story.worst`
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,8 @@ def _span(part: Operation) -> Span | None:
             return Span(kind="barge_in", since_ns=began_ns, until_ns=_until_ns(part), label=label, bad=talked_over)
         case "pause" | "underrun":
             until_ns = _until_ns(part)
-            return Span(kind=part.kind, since_ns=began_ns, until_ns=until_ns, label=ms(until_ns - began_ns))
+            hole = part.kind == "underrun"
+            return Span(kind=part.kind, since_ns=began_ns, until_ns=until_ns, label=ms(until_ns - began_ns), bad=hole)
     return None
 
 
@@ -139,7 +140,8 @@ def _owed(part: Operation) -> Span:
         return Span(kind=kind, since_ns=part.due_ns, until_ns=_until_ns(part), label=label, bad=True)
     early_ns = part.due_ns - part.ended_ns
     if early_ns > 0:
-        return Span(kind="early", since_ns=part.ended_ns, until_ns=part.due_ns, label=f"cuts in, {ms(early_ns)} early")
+        label, bad = f"cuts in, {ms(early_ns)} early", part.kind == "turn"
+        return Span(kind="early", since_ns=part.ended_ns, until_ns=part.due_ns, label=label, bad=bad)
     return Span(kind=kind, since_ns=part.due_ns, until_ns=part.ended_ns, label=ms(-early_ns))
 
 
@@ -151,6 +153,8 @@ def _worst(kind: str, spans: Sequence[Span], until_ns: int) -> Span | None:
         "dead air": owed,
         "barge-in": [span for span in spans if span.kind == "barge_in"],
         "unanswered": [span for span in spans if span.kind in {"response", "greeting"} and span.bad],
+        "early": [span for span in spans if span.kind == "early"],
+        "underrun": [span for span in spans if span.kind == "underrun"],
     }.get(kind)
     if among is None:
         return Span(kind="end", since_ns=until_ns, until_ns=until_ns, bad=True)

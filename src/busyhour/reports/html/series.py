@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from busyhour.columns import Floats, Ints
 from busyhour.model import JSON, SECOND
+from busyhour.reports.html.words import duration
 from busyhour.statistics.quantile import rank
 
 WINDOWS_MOST = 160
@@ -78,7 +79,7 @@ class Windows:
         for size, unit in ((3600, "h"), (60, "min")):
             if self.width_s >= size and self.width_s % size == 0:
                 return f"{self.width_s / size:.0f} {unit}"
-        return f"{self.width_s:.3g} s"
+        return f"{self.width_s:.3g} s" if self.width_s < 600 else duration(self.width_s)
 
     def index(self, at_ns: Ints) -> Rows:
         """In which each instant falls; what is before or after the run, in the first or the last."""

@@ -10,6 +10,7 @@ from busyhour.reports.html.body import Body, Cell, Chart, Grid, section
 from busyhour.reports.html.scene import Scene
 from busyhour.reports.html.section import Section
 from busyhour.reports.html.series import Windows, in_progress, stepped, told
+from busyhour.statistics.wording import number, with_unit
 
 REASONS_MOST = 5
 
@@ -72,7 +73,7 @@ def _reasons(failed: OperationColumns, reasons: list[tuple[str, int]], of: int, 
     rows = []
     for reason, count in reasons[: 2 * REASONS_MOST]:
         first = failed.call[failed.outcome.first(reason)]
-        rows.append([Cell(reason), Cell(f"{count:,}"), Cell(f"{100 * count / of:.2g} %"), Cell(first)])
+        rows.append([Cell(reason), Cell(f"{count:,}"), Cell(_share(count, of)), Cell(first)])
     more = len(reasons) - 2 * REASONS_MOST
     note = f"{more} more reasons are not shown." if more > 0 else ""
     return Grid(head=("reason", noun, "share", "the first"), rows=rows, note=note)
@@ -90,7 +91,7 @@ def _of_requests(scene: Scene) -> Section | None:
     lines = [_line("right answers", answered.tolist(), 1, "/s"), _line("failed", failed.tolist(), 2, "/s")]
     wrong = int(requests.count[~right].sum())
     reasons = _failed_requests(scene.seen)
-    rows = [[Cell(reason), Cell(f"{count:,}"), Cell(f"{100 * count / total:.2g} %")] for reason, count in reasons]
+    rows = [[Cell(reason), Cell(f"{count:,}"), Cell(_share(count, total))] for reason, count in reasons]
     grids = [Grid(head=("reason", "requests", "share"), rows=rows)] if rows else []
     chart = _chart(
         "traffic-rate", "Throughput", "requests per second (1/s)", windows, lines, f"Windows of {windows.told}."
@@ -106,6 +107,10 @@ def _failed_requests(run: Run) -> list[tuple[str, int]]:
             if isinstance(count, int):
                 reasons[reason] = reasons.get(reason, 0) + count
     return sorted(reasons.items(), key=lambda pair: -pair[1])[: 2 * REASONS_MOST]
+
+
+def _share(count: int, of: int) -> str:
+    return with_unit(number(100 * count / of, "%"), "%")
 
 
 def _line(label: str, values: list[float] | list[float | None], ink: int, unit: str, *, style: str = "step") -> JSON:

@@ -174,16 +174,15 @@
           break;
         case "underrun":
           fill(tone.fail, 0.85, agentTop + height * 0.4, height * 0.2);
+          if (bad === 2) this.worst(ctx, tone.fail, left, width, agentTop, height, ratio);
           break;
         case "early":
           this.hatch(ctx, tone.warn, left, callerTop, width, 2 * height, ratio);
+          if (bad === 2) this.worst(ctx, tone.fail, left, width, callerTop, 2 * height, ratio);
           break;
         case "barge_in":
           this.hatch(ctx, bad ? tone.fail : tone.warn, left, agentTop, width, height, ratio);
-          if (bad === 2) {
-            fill(tone.fail, 0.22, agentTop, height);
-            this.edges(ctx, tone.fail, left, width, agentTop, height, 2 * ratio);
-          }
+          if (bad === 2) this.worst(ctx, tone.fail, left, width, agentTop, height, ratio);
           break;
         default: {
           const worst = bad === 2;
@@ -191,6 +190,14 @@
           if (bad) this.edges(ctx, tone.fail, left, width, callerTop, 2 * height, worst ? 2 * ratio : ratio);
         }
       }
+    }
+
+    worst(ctx, colour, left, width, top, height, ratio) {
+      ctx.globalAlpha = 0.22;
+      ctx.fillStyle = colour;
+      ctx.fillRect(left, top, width, height);
+      ctx.globalAlpha = 1;
+      this.edges(ctx, colour, left, width, top, height, 2 * ratio);
     }
 
     edges(ctx, colour, left, width, top, height, thick) {
@@ -291,7 +298,7 @@
       const named = this.data.spans.filter((span) => span[4] && seen(span)).sort((one, other) => other[5] - one[5]);
       for (const span of named) {
         if (span[0] === "fault") put(span[4], centre(span), box.top + box.height - (FOOT / 2) * ratio, tone.ink, false);
-        else if (span[0] === "underrun") continue;
+        else if (span[0] === "underrun" && span[5] !== 2) continue;
         else put(span[4], centre(span), box.top + (TOP / 2) * ratio, span[5] ? tone.fail : tone.muted, span[5] > 0);
       }
       for (const [kind, at] of this.data.ticks) {
