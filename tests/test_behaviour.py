@@ -169,6 +169,11 @@ def test_a_delay_is_in_nanoseconds() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"outcomes": {429: 0.1}}, "outcome 429 is unknown here; possible are hang, http_500, stall."),
+        (
+            {"outcomes": {"stalls": 0.1}},
+            "'stalls' is unknown here; possible are hang, http_500, stall; did you mean stall?",
+        ),
         ({"outcomes": {"explode": 0.1}}, "'explode' is unknown here; possible are hang, http_500, stall"),
         ({"outcomes": {"hang": -0.1}}, "share of outcome 'hang' is -0.1"),
         ({"outcomes": {"hang": 1.1}}, "from 0 to 1"),

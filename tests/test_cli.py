@@ -86,7 +86,7 @@ def test_a_phase_that_cannot_be_carried_out_is_noted_at_the_start_and_the_run_go
     told = capsys.readouterr()
     note = "note: the phase 'aloft' will not be carried out: the fault 'agent in flight' needs wings [two]: grow them"
     assert told.err.splitlines()[0] == note
-    assert told.err.count("note: ") == 1
+    assert told.err.count(note) == 1
     assert "p95 response latency in talk is" in told.out
 
 
@@ -201,6 +201,11 @@ def test_options_of_a_journal_that_the_plan_does_not_take(plan, journal, capsys)
         (["run", str(PLAN), "-o", "colour"], 64, "write it as NAME=VALUE"),
         (["run", str(PLAN), "--json", "/proc/no/such/v.json"], 66, "cannot be written there"),
         (["run", str(PLAN), "--journal", f"{PLAN}/x.journal"], 66, "cannot be made a folder for the journal"),
+        (
+            ["run", str(PLAN), "--journal", str(PLAN.parent)],
+            66,
+            f"{PLAN.parent} is a folder; name the file of the journal",
+        ),
         (["judge", "no.journal"], 66, "no.journal"),
         (["judge", str(PLAN)], 66, "memory.py"),
         (["report", "/"], 66, "/"),
@@ -259,6 +264,32 @@ def test_every_command_has_help_with_an_example(capsys) -> None:  # type: ignore
 def test_a_mistyped_command_is_not_taken_for_an_inconclusive_run(words, capsys) -> None:  # type: ignore[no-untyped-def]
     assert main(words) == 64
     assert "usage: busyhour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "hint"),
+    [
+        (["run", "p.py", "--htlm", "x.html"], "run", "--htlm x.html; did you mean --html?"),
+        (["run", "p.py", "--htlm=x.html"], "run", "--htlm=x.html; did you mean --html?"),
+        (
+            ["run", "p.py", "--sead", "1", "--recrod", "all"],
+            "run",
+            "--sead 1 --recrod all; did you mean --seed --record?",
+        ),
+        (["judge", "x.journal", "second.journal"], "judge", "second.journal"),
+        (["judge", "x.journal", "--colour"], "judge", "--colour"),
+        (
+            ["emulate", "openai", "--frist-token", "2s"],
+            "emulate openai",
+            "--frist-token 2s; did you mean --first-token?",
+        ),
+    ],
+)
+def test_a_misspelt_flag_is_told_by_its_command(words, usage, hint, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert main(words) == 64
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: busyhour {usage} ")
+    assert told.endswith(f"busyhour {usage}: error: unrecognized arguments: {hint}\n")
 
 
 def test_reports_are_written_into_folders_that_are_not_there_yet(plan, journal, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]

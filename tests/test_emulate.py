@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from busyhour import emulators
 from busyhour.emulate import behave, serve
@@ -25,6 +27,8 @@ from busyhour.emulators import Constant, Empirical, LogNormal
 from busyhour.emulators.behaviour import Latency
 from busyhour.emulators.profile import Profile
 from busyhour.errors import PlanError, ServiceError
+from busyhour.media.babble import babble
+from busyhour.media.codec import codec
 
 # ---------------------------------------------------------------- latencies and shares
 
@@ -32,7 +36,6 @@ from busyhour.errors import PlanError, ServiceError
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("350", Constant(350)),
         ("350ms", Constant(350)),
         ("0", Constant(0)),
         ("1.5s", Constant(1500)),
@@ -52,6 +55,9 @@ def test_a_latency_is_read(text: str, meant: Latency) -> None:
         ("", "--first-token : no time; write it as 350ms, lognormal:350ms,0.4 or empirical:FILE"),
         ("soon", "--first-token soon: no time"),
         ("350us", "no time"),
+        ("2", "--first-token 2: it has no unit; write 2s or 2ms"),
+        ("constant:0.5", "--first-token 0.5: it has no unit; write 0.5s or 0.5ms"),
+        ("lognormal:350,0.4", "it has no unit; write 350s or 350ms"),
         ("nan", "no time"),
         ("-1ms", "--first-token: Constant: ms is -1.0; it must be a number of ms from 0"),
         ("2h", "no time"),
@@ -138,7 +144,9 @@ def test_a_share_is_read(text: str, meant: tuple[str, float]) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("429", "--fail 429: write it as a share and an outcome, like 2%:429, 0.02:http_429 or 1%:no_token"),
+        ("429", "429, 0.02:http_429 or 1%:no_token; did you mean 100%:429?"),
+        ("http_503", "or 1%:no_token; did you mean 100%:http_503?"),
+        ("no_token", "or 1%:no_token; did you mean 100%:no_token?"),
         ("429:2%", "429 is no share of all requests, 0% to 100%"),
         ("2:429", "2 is no share of all requests, 0% to 100%; did you mean 2%?"),
         ("120%:429", "120% is no share"),
@@ -174,6 +182,8 @@ def test_the_flags_of_every_vendor_are_its_latencies(name: str, capsys: pytest.C
     for setting in (*behaviour.latencies, *behaviour.numbers, *behaviour.switches):
         assert f"--{setting.replace('_', '-')} " in told
     assert f"example:\n  busyhour emulate {name} --port 8001" in told
+    assert "of all that is random (default 1)" in told
+    assert not re.search(r"\bnow\b", told)  # nothing runs yet
 
 
 @pytest.mark.parametrize(
@@ -278,7 +288,10 @@ def test_a_used_port_is_one_sentence() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ServiceError, match=f"Port {port} of 127.0.0.1 cannot be had"):
+        words = (
+            f"Port {port} of 127.0.0.1 cannot be had .*: stop what holds it, or take any free one: --port 0, in a plan "
+        )
+        with pytest.raises(ServiceError, match=words):
             serve.emulate(["openai", "--port", str(port)], io.StringIO())
 
 
@@ -337,7 +350,7 @@ async def changed(*argv: str) -> str:
     return out.getvalue()
 
 
-async def test_a_twin_is_served_changed_and_ended() -> None:
+async def test_a_twin_is_served_changed_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("--first-token", "lognormal:1ms,0.4", "--between-tokens", "0", "--every", "0.1", "--seed", "7")
     async with foreground("emulate", "openai", *settings, "--set", "models=m,n") as shown:
         origin = (await shown.until("answers at")).split()[3].removesuffix("/v1")
@@ -355,6 +368,10 @@ async def test_a_twin_is_served_changed_and_ended() -> None:
         assert "  --between-tokens  2ms\n" in told
         assert "  --fail            100%:503\n" in told
         assert [await ask(origin), await ask(origin)] == [503, 503]
+
+        with pytest.raises(SystemExit):
+            await changed(origin, "--help")
+        assert re.search(r"--between-tokens LATENCY\s+now 2ms", capsys.readouterr().out)
 
         told = await changed(origin)
         assert told.startswith(f"openai at {origin} behaves like this:\n")
@@ -386,6 +403,22 @@ async def test_ctrl_c_is_an_orderly_end_too() -> None:
         await shown.until("curl")
         assert any("Index(host=" in line for line in shown.lines)
         assert await shown.end(signal.SIGINT) == (0, "\n\npinecone has ended; it served 0 requests\n")
+
+
+async def test_speech_that_the_twin_does_not_know_is_told() -> None:
+    talk = codec("PCMU").encode(babble("Do you take walk-ins on bank holidays?", 8000))
+    async with foreground("emulate", "deepgram", "--every", "0.1") as shown:
+        origin = (await shown.until("answers at")).split()[3]
+        await shown.until("curl")
+        query = "model=nova-3&encoding=mulaw&sample_rate=8000&endpointing=300"
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": "Token x"}) as session,
+            session.ws_connect(f"{origin}/v1/listen?{query}") as socket,
+        ):
+            await socket.send_bytes(talk + codec("PCMU").silence * 50)
+            assert " unknown speech" in await shown.until("served")
+            told = await shown.until("does not know")
+            assert told.startswith(f"{'':12}it has heard speech that it does not know: it knows by ear the utterances")
 
 
 async def test_a_profile_is_replayed_and_flags_outrank_it(tmp_path: Path) -> None:
@@ -428,15 +461,34 @@ def test_what_is_no_twin_is_one_sentence(argv: Sequence[str], sentence: str) -> 
 def test_where_nobody_answers_is_one_sentence() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(ServiceError, match="the twin does not answer GET /_twin at http://127"):
-            behave.behave([url], io.StringIO())
+        port = unused.getsockname()[1]
+        with pytest.raises(ServiceError) as refused:
+            behave.behave([f"http://127.0.0.1:{port}/v1"], io.StringIO())
+    start = f"busyhour emulate VENDOR --port {port}"
+    assert str(refused.value) == f"nobody answers at http://127.0.0.1:{port}; start a twin there: {start}"
+
+
+async def test_where_something_else_answers_is_one_sentence() -> None:
+    server = web.Server(lambda _: asyncio.sleep(0, web.Response(status=404, text="404: Not Found")))
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        with pytest.raises(ServiceError) as refused:
+            await changed(url)
+        words = f"{url} answers 404: no twin of busyhour; give the URL that `busyhour emulate` printed"
+        assert str(refused.value) == words
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_twin_refuses_what_it_cannot_do() -> None:
     async with emulators.OpenAI(name="brain").running({}) as endpoint:
-        with pytest.raises(PlanError, match=r"brain refuses the behaviour .*outcome 'zero_audio' is unknown here"):
+        with pytest.raises(PlanError, match=r"^brain refuses this behaviour: outcome 'zero_audio' is unknown here"):
             await changed(endpoint.url, "--fail", "1%:zero_audio")
+        with pytest.raises(PlanError, match=r"'notoken' is unknown here; possible are .*; did you mean no_token\?$"):
+            await changed(endpoint.url, "--fail", "100%:notoken")
         with pytest.raises(PlanError, match="--first-token soon: no time"):
             await changed(endpoint.url, "--first-token", "soon")
         assert "--fail            none" in await changed(endpoint.url)

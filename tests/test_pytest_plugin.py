@@ -79,7 +79,7 @@ def test_a_plan_that_passes_and_one_that_fails(suite: pytest.Pytester) -> None:
         def test_answers(busyhour: Busyhour):
             judged = busyhour.run("tiny.py", calls=9, seed=5)
             assert judged.verdict("p50 response").estimate.value < 20_000
-            with pytest.raises(LookupError, match="2 gates have 'talk' in their names, which are: .*dropped"):
+            with pytest.raises(pytest.fail.Exception, match="2 gates have 'talk' in the name; .*: .*dropped"):
                 judged.verdict("talk")
             with open_run(judged.journal) as run:
                 assert len(run.operations("call")) == 9
@@ -89,11 +89,15 @@ def test_a_plan_that_passes_and_one_that_fails(suite: pytest.Pytester) -> None:
         def test_answers_at_once(busyhour):
             busyhour.run("tiny.py", limit_ms=0.001)
             raise AssertionError("it went on")
+
+
+        def test_of_another_gate(busyhour):
+            busyhour.run("tiny.py", calls=9).verdict("deadair")
         """,
         "--junitxml=junit.xml",
         "--basetemp=temporary",
     )
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
             '>       busyhour.run("tiny.py", limit_ms=0.001)',
@@ -103,10 +107,13 @@ def test_a_plan_that_passes_and_one_that_fails(suite: pytest.Pytester) -> None:
             "PASS * the journal is whole",
             "FAIL * p50 response latency in talk is 50 ms *[[]UNPROVEN[]]",
             "FAIL (* pass, 1 fail; 2 not proven able to fail)",
+            '>       busyhour.run("tiny.py", calls=9).verdict("deadair")',
+            "E       Failed: no gate has 'deadair' in the name; their names are: *; p50 response latency *",
             "FAILED test_agent.py::test_answers_at_once - Failed: FAIL: p50 response*",
         ]
     )
     assert "it went on" not in result.stdout.str()
+    assert "running.py" not in result.stdout.str()
     assert [journal.name for journal in journals(suite)] == ["test_agent-test_answers_at_once.journal"]
     told = properties(suite.path / "junit.xml")
     assert told["test_answers"]["busyhour: p50 response latency in talk <= 20000 ms"].startswith("PASS: p50 response")
@@ -324,6 +331,14 @@ async def test_nobody_there(busyhour):
     busyhour.call("ws://127.0.0.1:9/media", carrier="plain", says=[WORD])
 
 
+def test_no_path(busyhour):
+    busyhour.call(Command(HERE), carrier="plain", says=[WORD])
+
+
+def test_wrong_path(busyhour):
+    busyhour.call(Command(HERE), **HOW | {"path": "/medai"})
+
+
 @pytest.mark.parametrize(("url", "more"), [
     ("http://127.0.0.1:9", {}),
     ("ws://127.0.0.1:9", {"carrier": "pigeon"}),
@@ -339,15 +354,17 @@ def test_calls(suite: pytest.Pytester) -> None:
         suite,
         CALLS,
     )
-    result.assert_outcomes(passed=1, failed=5)
+    result.assert_outcomes(passed=1, failed=7)
     result.stdout.fnmatch_lines(
         [
             'E * Failed: the agent does not answer "Hello?" (missed)',
             "*- Captured timeline call -*",
             "* s  the agent greets, *",
             "call: ok; 0 of 1 turns answered",
-            "E * Failed: no call: media refused: *; is the agent running there?",
+            "E * Failed: no call: nobody listens at 127.0.0.1:9; start the agent, or correct the port",
             "E * This test's own event loop stood still meanwhile: *to_thread(busyhour.call, ...)`",
+            'E * Failed: *, but takes no WebSocket at / (it answers 404); give path=, like path="/media"',
+            "E * Failed: *, but takes no WebSocket at /medai (it answers 404); correct the path",
             "E * Failed: 'http://127.0.0.1:9' is no media stream; *",
             "E * Failed: there is no carrier 'pigeon'; *telnyx, twilio, plain, *",
             "E * Failed: no utterance 'hours.tomorow': did you mean *",

@@ -168,7 +168,9 @@ async def test_a_server_that_answers_something_else_is_a_service_error() -> None
     app.router.add_get("/{rest:.*}", foreign)
     async with listening(app) as port:
         endpoint = Endpoint(f"http://127.0.0.1:{port}")
-        for asked in (admin.about(endpoint), admin.behaviour(endpoint), admin.witnessed(endpoint, "x")):
+        with pytest.raises(ServiceError, match=f"{endpoint.url} answers 200: no twin of busyhour; give the URL"):
+            await admin.about(endpoint)
+        for asked in (admin.behaviour(endpoint), admin.witnessed(endpoint, "x")):
             with pytest.raises(ServiceError, match="is no twin whose behaviour can be changed"):
                 await asked
 
@@ -378,7 +380,7 @@ async def test_a_used_port_is_named_with_the_mend() -> None:
             async with OpenAI(port=port).running({}):
                 pytest.fail("it started on a used port")
     assert f"Port {port} of 127.0.0.1 cannot be had" in str(refused.value)
-    assert "set port=0 for any free one" in str(refused.value)
+    assert "any free one: --port 0, in a plan port=0" in str(refused.value)
 
 
 def test_settings_survive_the_way_to_the_process() -> None:

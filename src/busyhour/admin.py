@@ -9,6 +9,8 @@ GET  /_twin/witnessed?of=PID&received=N   the same, kept until the next question
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +23,27 @@ from busyhour.model import JSON, Endpoint, Operation
 
 ROOT = "/_twin"
 WITHIN_SECONDS = 10.0
+_UNANSWERED = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
-async def about(endpoint: Endpoint, service: str = "the twin") -> dict[str, Any]:
-    """{"name": ..., "outcomes": [those it can be told to have]}. Raises ServiceError."""
-    answer = await _ask("GET", endpoint, "", service)
-    if not isinstance(answer.get("name"), str) or not isinstance(answer.get("outcomes"), list):
-        raise _no_twin(service, endpoint, 200)
-    return answer
+async def about(endpoint: Endpoint) -> dict[str, Any]:
+    """{"name": ..., "outcomes": [those it can be told to have]}; who asks need not know whether a twin is there.
+
+    Raises ServiceError.
+    """
+    try:
+        status, answer = await _exchange("GET", endpoint, "")
+    except _UNANSWERED as problem:
+        if isinstance(problem, aiohttp.ClientConnectorError) and problem.os_error.errno == errno.ECONNREFUSED:
+            url = yarl.URL(endpoint.url)
+            start = f"busyhour emulate VENDOR --port {url.port}"
+            raise ServiceError(f"nobody answers at {url.origin()}; start a twin there: {start}") from None
+        raise _no_answer("the twin", "GET", "", endpoint, problem) from None
+    told = answer if status == 200 and isinstance(answer, dict) else {}
+    if isinstance(told.get("name"), str) and isinstance(told.get("outcomes"), list):
+        return told
+    words = f"{endpoint.url} answers {status}: no twin of busyhour; give the URL that `busyhour emulate` printed"
+    raise ServiceError(words)
 
 
 async def behaviour(endpoint: Endpoint, service: str = "the twin") -> dict[str, Any]:
@@ -90,20 +105,42 @@ async def _ask(
     query: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     try:
-        url = yarl.URL(endpoint.url).origin().with_path(ROOT + path).with_query(query)
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_SECONDS)) as session,
-            session.request(method, url, json=body) as response,
-        ):
-            status, answer = response.status, await response.json(content_type=None)
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
-        words = str(problem) or type(problem).__name__
-        raise ServiceError(f"{service} does not answer {method} {ROOT}{path} at {endpoint.url}: {words}") from None
+        status, answer = await _exchange(method, endpoint, path, body, query=query)
+    except _UNANSWERED as problem:
+        raise _no_answer(service, method, path, endpoint, problem) from None
     if status == 400 and isinstance(answer, dict) and "error" in answer:
-        raise PlanError(f"{service} refuses the behaviour {body}: {answer['error']}")
+        raise PlanError(f"{service} refuses this behaviour: {answer['error']}")
     if status != 200 or not isinstance(answer, dict):
         raise _no_twin(service, endpoint, status)
     return answer
+
+
+async def _exchange(
+    method: str,
+    endpoint: Endpoint,
+    path: str,
+    body: Mapping[str, JSON] | None = None,
+    *,
+    query: Mapping[str, str] | None = None,
+) -> tuple[int, object]:
+    """The status, and what was answered if it is JSON, else None. Raises _UNANSWERED."""
+    url = yarl.URL(endpoint.url).origin().with_path(ROOT + path).with_query(query)
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_SECONDS)) as session,
+        session.request(method, url, json=body) as response,
+    ):
+        octets = await response.read()
+        try:
+            return response.status, json.loads(octets)
+        except (ValueError, RecursionError):
+            return response.status, None
+
+
+def _no_answer(service: str, method: str, path: str, endpoint: Endpoint, problem: Exception) -> ServiceError:
+    words = str(problem) or type(problem).__name__
+    if isinstance(problem, aiohttp.ClientConnectorError):  # whose own words go on about TLS
+        words = problem.os_error.strerror or words
+    return ServiceError(f"{service} does not answer {method} {ROOT}{path} at {endpoint.url}: {words}")
 
 
 def _behaviour(answer: dict[str, Any], endpoint: Endpoint, service: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +32,10 @@ CARRIERS: Mapping[str, Callable[[], Carrier]] = {
     "plivo": lambda: PlainWebSocket(wire=plivo()),
 }
 PATIENCE_SECONDS_MAX = 600.0
+_DIALLED = re.compile(r"(?P<url>wss?://\S+): (?P<said>.*)")  # in the reason of a call that was refused
+_ANSWERED = re.compile(r"received (?P<status>[1-5]\d\d)$")
+_UNWELCOME = ("401", "403")
+_IN_JSON = "takes JSON in text frames"  # a JSON carrier, of a binary frame
 DEFAULT_SAYS = ("hours.today", "smalltalk.thanks", "goodbye.bye")
 
 
@@ -57,10 +63,39 @@ def call(
     address, audios = media_url(url), [spoken(text) for text in says or DEFAULT_SAYS]
     notes = asyncio.run(_called(carrier_named(carrier), address, conversation(audios, patience_seconds), codec))
     if notes.call.detail.get("opened_ns") is None:
-        why = f"{notes.call.outcome}: {notes.call.detail['why']}"
-        raise ServiceError(f"no call: {why}; is the agent running there?")
+        raise ServiceError(f"no call: {unreached(notes.call, plain='--carrier plain')}")
     write(notes, out)
+    if hint := other_frames(notes.call, plain="--carrier plain"):
+        out.write(f"{hint}\n")
     return 0 if all(o.outcome == "ok" for o in notes.operations if o.kind in {"call", "turn"}) else 1
+
+
+def unreached(call: Operation, *, plain: str, correct: str = "correct the path") -> str:
+    """Why there was no call to be had, and what to do about it. plain: how the plain carrier is asked for;
+    correct: what to do where the agent has no WebSocket at the path."""
+    why = f"{call.outcome}: {call.detail['why']}"
+    if hint := other_frames(call, plain=plain):
+        return f"{why}; {hint}"
+    dialled = _DIALLED.search(why)
+    if dialled is None:
+        return f"{why}; is the agent running there?"
+    parts, said = urlsplit(dialled["url"]), dialled["said"]
+    if f"[Errno {errno.ECONNREFUSED}]" in said:
+        return f"nobody listens at {parts.netloc}; start the agent, or correct the port"
+    answered = _ANSWERED.search(said)
+    if answered is None:
+        return f"{why}; is the agent running there?"
+    if answered["status"] in _UNWELCOME:
+        correct += ", or give what the agent demands of who connects"
+    elif answered["status"].startswith("5"):
+        correct = "what the agent prints should say why"
+    there = f"something answers at {parts.netloc}, but takes no WebSocket at {parts.path or '/'}"
+    return f"{there} (it answers {answered['status']}); {correct}"
+
+
+def other_frames(call: Operation, *, plain: str) -> str:
+    """What to try where the agent's frames are those of no telephone company; "" where they are not."""
+    return f"does the agent take the bare audio? Then it is {plain}" if _IN_JSON in str(call.detail["why"]) else ""
 
 
 def media_url(url: str) -> str:
@@ -135,14 +170,26 @@ def write(notes: Notes, out: TextIO) -> None:
     """A line for each thing that happened, in seconds since the call began, and one that sums it up."""
     call = notes.call
     began_ns = call.began_ns or call.due_ns
-    events = [*notes.trail, *(event for operation in notes.operations for event in _events(operation))]
+    said = str(call.detail.get("why") or "").removeprefix(f"{call.outcome}: ")
+    events = [
+        *_said_once(notes.trail, said),
+        *(event for operation in notes.operations for event in _events(operation)),
+    ]
     events.sort(key=lambda event: event[0])  # what the line saw comes before what follows from it
     out.writelines(f"{(at_ns - began_ns) / SECOND:8.3f} s  {words}\n" for at_ns, words in events)
     turns = [o for o in notes.operations if o.kind == "turn"]
     answered = [o for o in turns if o.ended_ns is not None]
-    said = str(call.detail.get("why") or "").removeprefix(f"{call.outcome}: ")
     why = f" ({said})" if said else ""
     out.write(f"\ncall: {call.outcome}{why}; {len(answered)} of {len(turns)} turns answered\n")
+
+
+def _said_once(trail: Sequence[tuple[int, str]], why: str) -> list[tuple[int, str]]:
+    """What the line saw; the reason of the call's end, which several of its lines may give, in the first of them."""
+    ends = [number for number, (_, words) in enumerate(trail) if why and words.endswith(f": {why}")]
+    return [
+        (at_ns, words.removesuffix(f": {why}") if number in ends[1:] else words)
+        for number, (at_ns, words) in enumerate(trail)
+    ]
 
 
 def _events(operation: Operation) -> list[tuple[int, str]]:
@@ -156,7 +203,12 @@ def _events(operation: Operation) -> list[tuple[int, str]]:
         case "greeting", int():
             return [(ended_ns, f"the agent greets, {took} after it took the call")]
         case "turn", _:
-            words = f"answers, {took} after the caller's end" if took else f"does not answer ({operation.outcome})"
+            words = f"does not answer ({operation.outcome})"
+            if ended_ns is not None:
+                late_ns = ended_ns - operation.due_ns
+                words = f"answers, {_ms(late_ns)} after the caller's end"
+                if late_ns < 0:
+                    words = f"cuts in, {_ms(-late_ns)} before the caller's end"
             asked = (began_ns, f'caller: "{operation.detail["text"]}"')
             return [asked, (ended_ns or operation.due_ns, f"the agent {words}")]
         case "speech", int() if operation.who == "agent":

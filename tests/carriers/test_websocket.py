@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -394,7 +395,7 @@ async def test_one_call_is_placed_and_told() -> None:
         }
         await asyncio.to_thread(timeline.call, url, **settings)
     assert "the socket is open" in out.getvalue()
-    assert "the agent answers, " in out.getvalue()
+    assert re.search("the agent (answers|cuts in), ", out.getvalue())  # it knows no pause for breath
     assert out.getvalue().endswith("; 1 of 1 turns answered\n")
 
 

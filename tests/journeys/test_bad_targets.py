@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import sys
@@ -166,5 +167,6 @@ def test_a_port_in_use_is_named_with_the_mend(option, who, held, journal, capsys
 
 def test_a_command_that_cannot_be_split_is_an_error_of_the_plan(journal, capsys) -> None:  # type: ignore[no-untyped-def]
     assert main(arguments(journal, command="agent 'unclosed")) == 64
-    assert 'wire.py: agent: the command "agent \'unclosed" cannot be split' in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.search(r"wire\.py:\d+: agent: the command \"agent 'unclosed\" cannot be split", told), told
     assert not journal.exists()

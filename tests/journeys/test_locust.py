@@ -7,6 +7,7 @@ import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
+from socket import socket
 from subprocess import Popen
 
 import pytest
@@ -102,6 +103,33 @@ def test_locust_in_one_process_performs_the_whole(tmp_path: Path, journal: Path,
     assert counted(tmp_path / "table")["http", "requests"] == 60
     assert counted(tmp_path / "table")["", "Aggregated"] == 60
     assert traces.left() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "elsewhere"),
+    [
+        ([], "127.0.0.1", "127.0.0.2"),
+        (["--web-host", "127.0.0.2"], "127.0.0.2", "127.0.0.1"),
+    ],
+)
+def test_the_web_page_of_locust_is_on_loopback_unless_it_is_told_otherwise(
+    words: list[str], there: str, elsewhere: str, journal: Path, traces: Traces
+) -> None:
+    port = free_port()
+    ours = ["locust", str(SHARED), "--journal", str(journal), "--", "--web-port", str(port), *words]
+    with busyhour(*ours) as locust:
+        until(lambda: listens(there, port) or locust.poll() is not None, SOON_SECONDS)
+        assert not listens(elsewhere, port)
+        locust.send_signal(signal.SIGTERM)
+        _, err = locust.communicate(timeout=SOON_SECONDS)
+    assert f"http://{there}:{port}" in err
+    assert "before the run had begun" in err
+    assert traces.left() == []
+
+
+def listens(host: str, port: int) -> bool:
+    with socket() as asked:
+        return asked.connect_ex((host, port)) == 0
 
 
 @pytest.mark.parametrize("who", ["our worker", "Locust's worker"])

@@ -35,6 +35,7 @@ from busyhour.clock import SystemClock
 from busyhour.emulators import Constant, Deepgram
 from busyhour.emulators.deepgram.api import application
 from busyhour.emulators.twin import Twin, listening
+from busyhour.media.babble import babble
 from busyhour.media.codec import codec
 from busyhour.media.utterances import utterance
 from busyhour.model import MS, Operation
@@ -211,6 +212,17 @@ async def test_silence_is_told_too() -> None:
         finals = [result for result in results if result.is_final]
         assert [round(result.start) for result in finals] == [0, 5, 10]
         assert sum(result.duration for result in finals) == pytest.approx(11, abs=0.01)
+
+
+async def test_speech_that_it_does_not_know_is_an_empty_final_and_is_counted() -> None:
+    babbled = codec("PCMU").encode(babble("Do you take walk-ins on bank holidays?", 8000))
+    async with playing() as stage, stage.client.listen.v1.connect(**TALKING) as socket:
+        found = await said(socket, SILENT_SECOND, babbled, SILENT_SECOND, heard_as("hours.sunday"), SILENT_SECOND)
+        assert transcripts(found, final=True) == ["Are you open on Sundays?"]
+        served = stage.twin.as_json()["served"]
+    assert isinstance(served, dict)
+    assert served["unknown speech"] >= 1  # the babble has pauses of its own
+    assert served["ok"] >= 1
 
 
 async def test_finalize_flushes_and_keeps_the_stream_open() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from busyhour.cli.acting import INTERRUPTED, complain
 from busyhour.cli.flags import parser
+from busyhour.emulate.flags import unrecognized
 from busyhour.errors import BusyhourError, PlanError
 
 __all__ = ["INTERRUPTED", "UNREAD", "main"]
@@ -27,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     ours = words.index("--") if words[:1] == ["locust"] and "--" in words else len(words)  # what follows is Locust's
     try:
-        arguments = parser().parse_args(words[:ours], argparse.Namespace(theirs=words[ours + 1 :]))
+        arguments, strange = parser().parse_known_args(words[:ours], argparse.Namespace(theirs=words[ours + 1 :]))
+        if strange:
+            arguments.grammar.error(unrecognized(arguments.grammar, strange))
         command: Callable[[argparse.Namespace], int] = arguments.command
         code = command(arguments)
         sys.stdout.flush()

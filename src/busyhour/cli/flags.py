@@ -24,7 +24,7 @@ _AddCommand: TypeAlias = Callable[
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole grammar; `command` of the result is what to do with it."""
+    """The whole grammar; `command` of the result is what to do with it, `grammar` that of the command alone."""
     ours = argparse.ArgumentParser(
         prog="busyhour",
         description="Pre-production verification for voice agents: calls your agent, through faults, and judges it.",
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(command=act)
+        sub.set_defaults(command=act, grammar=sub)
         return sub
 
     _add_running(command)

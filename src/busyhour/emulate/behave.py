@@ -44,7 +44,7 @@ async def _behave(endpoint: Endpoint, argv: Sequence[str], out: TextIO) -> int:
     about = await admin.about(endpoint)
     name, possible = str(about["name"]), [str(outcome) for outcome in about["outcomes"]]
     now = await admin.behaviour(endpoint, name)
-    change = flags.change(_parser(endpoint.url, now, possible).parse_args(argv), now)
+    change = flags.change(flags.parsed(_parser(endpoint.url, now, possible), argv), now)
     if change:
         now = await admin.behave(endpoint, change, name)
     out.write(f"{name} at {endpoint.url} {'now behaves' if change else 'behaves'} like this:\n")
@@ -61,5 +61,5 @@ def _parser(url: str, now: Mapping[str, Any], possible: Sequence[str]) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flags.add(parser, now, possible)
+    flags.add(parser, now, possible, unless="now")
     return parser

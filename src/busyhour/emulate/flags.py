@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from busyhour.emulate.grammar import NOTHING, SHARE, SWITCH, exactly, latency, latency_text, share, share_text
 from busyhour.errors import PlanError
@@ -12,12 +14,15 @@ from busyhour.model import JSON
 _GENERAL = ("outcomes", "seed", "served")
 
 
-def add(parser: argparse.ArgumentParser, behaviour: Mapping[str, JSON], possible: Sequence[str] = ()) -> None:
-    """A flag for each setting of a behaviour, given as JSON; `possible`: the outcomes that can be asked for."""
+def add(
+    parser: argparse.ArgumentParser, behaviour: Mapping[str, JSON], possible: Sequence[str] = (), *, unless: str
+) -> None:
+    """A flag for each setting of a behaviour, given as JSON; `possible`: the outcomes that can be asked for; `unless`:
+    what the value is that holds unless another is given: "default" or "now"."""
     for name, value in behaviour.items():
         if name in _GENERAL:
             continue
-        help_, metavar = f"now {in_words(value)}", "TEXT"
+        help_, metavar = f"{unless} {in_words(value)}", "TEXT"
         if isinstance(value, Mapping):
             metavar = "LATENCY"
         elif isinstance(value, bool):
@@ -28,7 +33,7 @@ def add(parser: argparse.ArgumentParser, behaviour: Mapping[str, JSON], possible
     outcomes = f" ({', '.join(name.removeprefix('http_') for name in possible)})" if possible else ""
     fails = f"a share of the requests fails, like {SHARE}{outcomes}; may be repeated; {NOTHING} for no failures"
     parser.add_argument("--fail", action="append", metavar="SHARE:HOW", help=fails.replace("%", "%%"))
-    parser.add_argument("--seed", type=int, help=f"of all that is random (now {behaviour.get('seed')})")
+    parser.add_argument("--seed", type=int, help=f"of all that is random ({unless} {behaviour.get('seed')})")
 
 
 def change(arguments: argparse.Namespace, behaviour: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -65,6 +70,23 @@ def shown(behaviour: Mapping[str, JSON]) -> list[str]:
     rows.append(("--seed", str(behaviour.get("seed"))))
     wide = max(len(name) for name, _ in rows)
     return [f"  {name:{wide}}  {text}" for name, text in rows]
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """As `parse_args`, but what it does not know is complained of with what was meant."""
+    arguments, strange = parser.parse_known_args(argv)
+    if strange:
+        parser.error(unrecognized(parser, strange))
+    return arguments
+
+
+def unrecognized(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    """Words that a parser does not know, and the flags of its own that were meant, where that can be told."""
+    known = re.findall(r"--[\w-]+", parser.format_usage())
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    meant = [near[0] for word in given if (near := get_close_matches(word, known, n=1, cutoff=0.7))]
+    hint = f"; did you mean {' '.join(dict.fromkeys(meant))}?" if meant else ""
+    return f"unrecognized arguments: {' '.join(words)}{hint}"
 
 
 def flag(name: str) -> str:

@@ -1,6 +1,6 @@
 """How a latency and a share of failures are written on the command line, and read back.
 
-350ms  1.5s  350  constant:350ms      always that long; a bare number is of milliseconds
+350ms  1.5s  0  constant:350ms        always that long; 0 alone needs no unit
 lognormal:350ms,0.4                   median, and the deviation of the logarithm
 empirical:FILE                        one of the numbers in the file, of milliseconds, one a line
 2%:429  0.02:http_429  1%:no_token    a share of the requests, and what befalls them
@@ -51,7 +51,8 @@ def share(text: str) -> tuple[str, float]:
     amount, colon, outcome = text.partition(":")
     number = amount.removesuffix("%").strip()
     if not colon or not outcome or not _is_number(number):
-        raise PlanError(f"--fail {text:.80}: write it as a share and an outcome, like {SHARE}")
+        mend = f"; did you mean 100%:{text}?" if re.fullmatch(r"[a-z][a-z_]*(_\d+)?|\d{3}", text) else ""
+        raise PlanError(f"--fail {text:.80}: write it as a share and an outcome, like {SHARE}{mend}")
     value = float(number) / 100 if amount.endswith("%") else float(number)
     if not 0 <= value <= 1:
         mend = f"; did you mean {number}%?" if not amount.endswith("%") and value <= 100 else ""
@@ -107,10 +108,14 @@ def _stripped(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _ms(text: str, flag: str) -> float:
+def _ms(text: str, flag: str, *, bare: bool = False) -> float:
+    """A time of the command line, where other flags are of seconds; in a file of measured delays the unit may be left
+    out (`bare`)."""
     written = re.fullmatch(r"\s*([^a-z\s]+)\s*(ms|s|)\s*", text)
     if written is None or not _is_number(written[1]):
         raise PlanError(f"{flag} {text:.80}: no time; write it as {LATENCY}")
+    if not written[2] and not bare and float(written[1]):
+        raise PlanError(f"{flag} {text:.80}: it has no unit; write {written[1]}s or {written[1]}ms")
     ms = float(written[1]) * (1000 if written[2] == "s" else 1)
     return _made(lambda: Constant(ms), flag).ms
 
@@ -131,7 +136,7 @@ def _empirical(path: Path, flag: str) -> Empirical:
                 if number > _LINES_AT_MOST:
                     raise PlanError(f"{flag}: {path} has more than {_LINES_AT_MOST} lines; give a sample of them")
                 if line.strip():
-                    delays.append(_ms(line.strip(), f"{flag}: {path}, line {number}:"))
+                    delays.append(_ms(line.strip(), f"{flag}: {path}, line {number}:", bare=True))
     except OSError as problem:
         raise PlanError(f"{flag}: {path} cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError:

@@ -19,12 +19,17 @@ from busyhour.emulate.settings import offered
 from busyhour.emulate.settings import read as read_settings
 from busyhour.emulate.vendors import VENDORS, Emulator, Vendor, vendor
 from busyhour.emulators.behaviour import latency_from_json
+from busyhour.emulators.deepgram import UNKNOWN_SPEECH
 from busyhour.emulators.profile import read
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import JSON, SECOND, Endpoint
 
 EXAMPLE = "busyhour emulate openai --port 8001 --first-token lognormal:350ms,0.4 --fail 2%:429"
 _LOOK_SECONDS = 0.2
+_UNKNOWN = (
+    "it has heard speech that it does not know: it knows by ear the utterances that are shipped, like hours.today, "
+    "and those that a plan gives it, Deepgram(utterances=[...])"
+)
 
 
 def emulate(argv: Sequence[str], out: TextIO) -> int:
@@ -38,7 +43,7 @@ def emulate(argv: Sequence[str], out: TextIO) -> int:
     default = chosen.make()
     behaviour = default._behaviour.as_json()
     parser = _parser(chosen, default, behaviour)
-    arguments = parser.parse_args(argv[1:])
+    arguments = flags.parsed(parser, argv[1:])
     if not 0 <= arguments.port <= 65535:
         raise PlanError(f"--port {arguments.port}: a port is from 0 (any free one) to 65535")
     if not 0 < arguments.every <= 86_400:
@@ -69,7 +74,7 @@ def _parser(chosen: Vendor, default: Emulator, behaviour: Mapping[str, JSON]) ->
     parser.add_argument("--profile", metavar="FILE", help="behave as `busyhour learn` saw the vendor behave")
     help_ = f"another setting of the twin's ({', '.join(offered(chosen, behaviour))}); may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help_)
-    flags.add(parser, behaviour, sorted(default._behaviour.possible))
+    flags.add(parser, behaviour, sorted(default._behaviour.possible), unless="default")
     return parser
 
 
@@ -143,6 +148,8 @@ async def _watch(
         news = {outcome: count - told.get(outcome, 0) for outcome, count in served.items()}
         if any(news.values()):
             out.write(f"{(told_ns - began_ns) / SECOND:8.1f} s  served {counted(news)}\n")
+            if news.get(UNKNOWN_SPEECH) and not told.get(UNKNOWN_SPEECH):
+                out.write(f"{'':12}{_UNKNOWN}\n")
             out.flush()
         told = served
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from random import Random
 from typing import Any, Protocol
 
@@ -155,9 +156,10 @@ class Behaviour:
         problems = []
         for outcome, share in self.outcomes.items():
             if outcome not in self.possible:
-                problems.append(
-                    f"outcome {outcome!r} is unknown here; possible are {', '.join(sorted(self.possible))}."
-                )
+                near = get_close_matches(str(outcome), self.possible, n=1, cutoff=0.8)
+                mend = f"; did you mean {near[0]}?" if near else "."
+                known = ", ".join(sorted(self.possible))
+                problems.append(f"outcome {outcome!r} is unknown here; possible are {known}{mend}")
             if not _is_number(share) or not 0 <= share <= 1:
                 problems.append(f"the share of outcome {outcome!r} is {share!r}; it must be a number from 0 to 1.")
         if not problems and sum(self.outcomes.values()) > 1 + 1e-9:

@@ -319,7 +319,7 @@ async def _serve(settings: Settings, behaviour: Behaviour, build: Build, path: s
 def _bind_failure(port: int, problem: OSError) -> str:
     return (
         f"Port {port} of 127.0.0.1 cannot be had ({problem.strerror or problem}): "
-        "stop what holds it, or set port=0 for any free one."
+        "stop what holds it, or take any free one: --port 0, in a plan port=0."
     )
 
 

@@ -8,11 +8,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from io import StringIO
 from math import inf
+from urllib.parse import urlsplit
 
 from busyhour import timeline
 from busyhour.errors import PlanError, ServiceError
 from busyhour.model import MS, SECOND, Audio, Carrier, Endpoint, Operation, Service
 from busyhour.services import Mortal
+
+_PLAIN = 'carrier="plain"'
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ async def place(
                 address = address.replace("http", "ws", 1)
         notes = await timeline.place(by, address, scenario, codec)
         died = target.obituary() if isinstance(target, Mortal) else None
-    return _told(notes, died)
+    given = path or (isinstance(target, str) and urlsplit(target).path.strip("/"))
+    return _told(notes, died, "correct the path" if given else 'give path=, like path="/media"')
 
 
 def hint_for_a_blocked_loop() -> str:
@@ -96,16 +100,19 @@ def hint_for_a_blocked_loop() -> str:
     )
 
 
-def _told(notes: timeline.Notes, died: str | None) -> PlacedCall:
+def _told(notes: timeline.Notes, died: str | None, correct: str) -> PlacedCall:
+    """correct: what to do where the agent has no WebSocket at the path."""
     call = notes.call
+    if call.detail.get("opened_ns") is None and died:
+        raise ServiceError(f"no call: {call.outcome}: {call.detail['why']}; {died}")
     if call.detail.get("opened_ns") is None:
-        raise ServiceError(f"no call: {call.outcome}: {call.detail['why']}; {died or 'is the agent running there?'}")
+        raise ServiceError(f"no call: {timeline.unreached(call, plain=_PLAIN, correct=correct)}")
     out = StringIO()
     timeline.write(notes, out)
     greeting = next((o for o in notes.operations if o.kind == "greeting"), None)
     return PlacedCall(
         outcome=call.outcome,
-        why="; ".join(filter(None, (str(call.detail["why"]), died))),
+        why="; ".join(filter(None, (str(call.detail["why"]), died, timeline.other_frames(call, plain=_PLAIN)))),
         ended_by=str(call.detail["ended_by"]),
         seconds=_between(call.began_ns, call.ended_ns) / SECOND,
         greeting_ms=_response_ms(greeting),

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from busyhour.conduct import surroundings
 from busyhour.engine import Execution, Stopped
 from busyhour.errors import BusyhourError
@@ -35,13 +37,16 @@ class Judged:
     journal: Path
 
     def verdict(self, gate: str) -> Verdict:
-        """Of the one gate whose name has `gate` in it. Raises LookupError, naming the gates there are."""
+        """Of the one gate whose name has `gate` in it, or is it; where there is not exactly one, the test fails, told
+        the names of the gates."""
+        __tracebackhide__ = True
         verdicts = (*self.judgement.verdicts, *self.judgement.validity)
         found = [verdict for verdict in verdicts if gate in verdict.gate]
         exact = [verdict for verdict in found if verdict.gate == gate]
         if len(exact or found) != 1:
             there_are = "; ".join(verdict.gate for verdict in verdicts)
-            raise LookupError(f"{len(found)} gates have {gate!r} in their names, which are: {there_are}")
+            many = "no gate has" if not found else f"{len(found)} gates have"
+            raise pytest.fail.Exception(f"{many} {gate!r} in the name; their names are: {there_are}")
         return (exact or found)[0]
 
 

@@ -19,6 +19,7 @@ EXAMPLE = "busyhour locust plans/telephone.py -- --headless --master --expect-wo
 LOCUSTFILE = Path(__file__).with_name("files") / "plan.py"
 SHAPES = ("light", "medium", "heavy", "stress")
 _OURS = ("-f", "--locustfile")
+_ON_LOOPBACK = {"LOCUST_WEB_HOST": "127.0.0.1"}  # its own default is all interfaces; what is said by a flag outranks it
 
 
 def check(words: Sequence[str]) -> None:
@@ -40,7 +41,8 @@ def run(chosen: Settings, words: Sequence[str]) -> int:
         os.execve(argv[0], argv, os.environ | chosen.environment())  # noqa: S606  (no shell: that is the point)
     chosen = replace(chosen, journal=str(Path(chosen.journal).resolve()))
     Path(chosen.journal).parent.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(argv, env=os.environ | chosen.environment()) as locust, _passing_on(locust):  # noqa: S603  (our own words)
+    environment = _ON_LOOPBACK | os.environ | chosen.environment()
+    with subprocess.Popen(argv, env=environment) as locust, _passing_on(locust):  # noqa: S603  (our own words)
         code = locust.wait()
     if not Path(chosen.journal).exists():
         raise ServiceError(f"Locust ended with {code} before the run had begun; what it says above is why")

@@ -29,6 +29,8 @@ from busyhour.emulators.deepgram.knowledge import write
 from busyhour.emulators.vendor import VendorTwin
 from busyhour.model import JSON, Audio
 
+UNKNOWN_SPEECH = "unknown speech"
+"""What a segment with sound in which nova has understood no word is counted as, where it would else be "ok"."""
 OUTCOMES = (*COMMON_OUTCOMES, "no_final", "late_final", "error", "quota")
 
 

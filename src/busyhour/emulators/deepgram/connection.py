@@ -14,7 +14,7 @@ from operator import itemgetter
 from aiohttp import WSMessage, WSMsgType, web
 
 from busyhour.emulators.behaviour import HTTP_OUTCOMES, OK, Fate
-from busyhour.emulators.deepgram import OUTCOMES
+from busyhour.emulators.deepgram import OUTCOMES, UNKNOWN_SPEECH
 from busyhour.emulators.deepgram.messages import Ending, Fatal, Hearing, Piece, Said
 from busyhour.emulators.deepgram.room import Room
 from busyhour.emulators.listening import Event, Transcript
@@ -246,8 +246,9 @@ class Connection:
     def _say_final(self, said: Said, transcript: Transcript, at_ns: int) -> None:
         utterance = self._spoken.pop(said.channel, None) or self._utterance(self._twin.draw("silence", ()))
         outcome = utterance.fate.outcome
+        unknown = outcome == OK and not transcript.words and transcript.speech_ended > transcript.speech_began
         if outcome != "hang":
-            self._twin.count(outcome)
+            self._twin.count(UNKNOWN_SPEECH if unknown else outcome)
         operation = self._operation(transcript, outcome, at_ns) if transcript.words else None
         if outcome == "no_final" or self._mute:
             if operation is not None:
