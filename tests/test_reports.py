@@ -114,6 +114,7 @@ DIED = Mark(9, "service.died", "agent", {"role": "target"})
         (LOST, [*STARTED, DIED], Outcome.FAIL, False),  # its last lines are in the verdict
         (LOST, [*STARTED, THEIRS], Outcome.FAIL, False),
         (LOST[:1], STARTED, Outcome.FAIL, False),
+        ([*LOST, call(4), call(5)], STARTED, Outcome.FAIL, False),  # a plan that has some fail, missed by another gate
         (LOST, [], Outcome.FAIL, False),
     ],
 )
