@@ -68,8 +68,8 @@ def _said_of_target(run: Run, judgement: Judgement) -> Sequence[Verdict]:
 
 
 def _where_it_told(run: Run, judgement: Judgement) -> str:
-    """Where to look for what the target itself said, if we started it and half of the calls failed or more: of fewer, the
-    verdicts have the reasons, and some plans have them fail on purpose. When it died, its verdict quotes it."""
+    """Where to look for what the target itself said, if we started it and half of the calls failed or more: of fewer,
+    the verdicts have the reasons, and some plans have them fail on purpose. When it died, its verdict quotes it."""
     started = run.marks("service.started")  # the target last
     if judgement.outcome is Outcome.PASS or not started or not started[-1].detail.get("pids"):
         return ""
