@@ -7,6 +7,7 @@ from busyhour.media.codec import Codec, codec
 from busyhour.media.leg import Leg
 from busyhour.media.speech import loud_windows
 from busyhour.media.studio import Batch, Inbox, Studio, encode
+from busyhour.media.wheel import Wheel
 from busyhour.model import MS, Audio, Heard, HeardKind, Samples
 
 PCMU = codec("PCMU")
@@ -73,7 +74,7 @@ class Curious:
 
 
 def test_what_arrived_is_read_in_order_and_no_reader_is_told_inside_of_another() -> None:
-    inbox = Inbox()
+    inbox = Inbox(Wheel())
     reader = Curious(inbox)
     assert not inbox.waits
     for at_ns in range(3):

@@ -1,12 +1,17 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvloop
+from picows import WSMsgType
 
+from busyhour.carriers.agent_socket import AgentSocket
 from busyhour.clock import SystemClock, VirtualClock
 from busyhour.errors import ProtocolError
+from busyhour.media.studio import Inbox
 from busyhour.media.wheel import Wheel
 from busyhour.model import MS, SECOND, Clock, Sample
 
@@ -69,6 +74,84 @@ def test_lateness_is_measured_for_each_frame_once() -> None:
     drained = wheel.drain(8)
     assert weighted(drained, "send_lateness_ms") == []
     assert drained == [Sample(8, "harness", "frames_skipped", 0)]
+
+
+class Slow:
+    """A reader, and a listener, that takes a tenth of a millisecond for a message."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
+
+    def read(self, _kind: str, _message: bytes, _at_ns: int) -> None:
+        self.clock.at_ns += MS // 10
+
+    def socket_opened(self, at_ns: int) -> None: ...
+
+    def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None: ...
+
+    def broke(self, detail: str) -> None: ...
+
+
+def lines_of(wheel: Wheel, clock: HandClock) -> list[float]:
+    """How many ms each tick of 20 lines was late, as it happens."""
+    late_ms: list[float] = []
+    for _ in range(20):
+        wheel.attach(lambda due_ns: late_ms.append((clock.at_ns - due_ns) / MS))
+    wheel.advance(0)
+    return late_ms
+
+
+def test_what_is_due_does_not_wait_for_all_that_arrived_to_be_read() -> None:
+    clock = HandClock()
+    wheel = Wheel(clock)
+    inbox, reader, late_ms = Inbox(wheel), Slow(clock), lines_of(wheel, clock)
+    for _ in range(500):
+        inbox.put((reader, "text", b"", 0))
+    assert inbox.read()
+    assert clock.at_ns == 50 * MS
+    assert len(late_ms) > 45
+    assert max(late_ms) < 4  # and not 50
+
+
+def test_what_is_due_does_not_wait_for_hundreds_of_sockets_that_can_be_read() -> None:
+    clock = HandClock()
+    wheel = Wheel(clock)
+    inbox, late_ms = Inbox(wheel), lines_of(wheel, clock)
+    socket = AgentSocket(hearer=Slow(clock), clock=clock, bytes_max=100, named="socket", inbox=inbox)
+    frame: Any = SimpleNamespace(msg_type=WSMsgType.TEXT, fin=True, get_payload_as_bytes=lambda: b"{}")
+    transport: Any = None
+    for _ in range(500):
+        clock.at_ns += MS // 10
+        socket.on_ws_frame(transport, frame)
+    assert len(late_ms) > 45
+    assert max(late_ms) < 1
+
+
+def test_overload_is_late_and_does_nothing_else_no_longer_than_two_thirds_of_the_time() -> None:
+    """Each frame takes 2 ms to send, and 1 ms is there."""
+    clock = HandClock()
+    wheel = Wheel(clock)
+
+    def tick(due_ns: int) -> None:
+        clock.at_ns += 2 * MS
+
+    for _ in range(20):
+        wheel.attach(tick)
+    wheel.advance(0)
+    idle = 0
+    while clock.at_ns < 300 * MS:
+        before_ns = clock.at_ns
+        wheel.hurry()
+        if clock.at_ns == before_ns:
+            clock.at_ns += MS // 10
+            idle += 1
+    assert idle >= 800  # of 3,000 tenths of a millisecond, and the last frames may have no rest behind them
+
+
+def test_a_wheel_that_does_not_turn_hurries_nobody() -> None:
+    wheel = Wheel(HandClock())
+    wheel.attach(lambda _: pytest.fail("it ticked"))
+    wheel.hurry()
 
 
 def test_a_delay_within_a_turn_costs_no_frame() -> None:

@@ -22,6 +22,7 @@ from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.errors import PlanError
 from busyhour.media.codec import codec
 from busyhour.media.studio import Inbox
+from busyhour.media.wheel import Wheel
 from busyhour.model import MS, SECOND, CallFailed, CallSetup, Endpoint, HeardKind
 
 from .agent import CLOCK, HELLO, RTP, SETUP, Agent, call_id, calling, next_of, payload, serving, silent, tone
@@ -378,12 +379,14 @@ SPELLINGS = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :  ")])
 @given(st.lists(st.tuples(FRAMES, SPELLINGS, st.booleans()), max_size=12))
 def test_the_fast_path_hears_what_a_json_reader_hears(frames: list[tuple[dict[str, Any], Any, bool]]) -> None:
     at_once, one_by_one = Noted(), Noted()
-    learning = MediaSocket(dialect=TelnyxFrames("s"), owner=at_once, clock=CLOCK, bytes_per_second=8000, inbox=Inbox())
+    learning = MediaSocket(
+        dialect=TelnyxFrames("s"), owner=at_once, clock=CLOCK, bytes_per_second=8000, inbox=Inbox(Wheel())
+    )
     for frame, separators, sort in frames:
         raw = json.dumps(frame, separators=separators, sort_keys=sort).encode()
         learning.heard(WSMsgType.TEXT, raw, 0)
         fresh = MediaSocket(
-            dialect=TelnyxFrames("s"), owner=one_by_one, clock=CLOCK, bytes_per_second=8000, inbox=Inbox()
+            dialect=TelnyxFrames("s"), owner=one_by_one, clock=CLOCK, bytes_per_second=8000, inbox=Inbox(Wheel())
         )
         fresh.heard(WSMsgType.TEXT, raw, 0)
     assert at_once.heard == one_by_one.heard

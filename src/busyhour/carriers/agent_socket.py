@@ -110,6 +110,7 @@ class AgentSocket(WSListener):
         self._frames_left = FRAMES_PER_SECOND_MAX
         self._inbox = inbox
         self._put = self._inbox.put
+        self._wheel = inbox.wheel
         self.outlet: Callable[[WSMsgType, bytes], None] | None = None  # sends what comes every 20 ms; None: it cannot
 
     # ------------------------------------------------------------ to the agent
@@ -222,6 +223,8 @@ class AgentSocket(WSListener):
         kind = frame.msg_type
         if (kind is TEXT or kind is BINARY) and frame.fin and self._frames_left >= 0:  # nearly all of them
             self._put((self, kind, frame.get_payload_as_bytes(), at_ns))
+            if at_ns >= self._wheel.hurry_ns:  # the sockets that can be read may be hundreds
+                self._wheel.hurry()
             return
         self._inbox.read()
         if kind == WSMsgType.CLOSE:

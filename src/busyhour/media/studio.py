@@ -23,6 +23,7 @@ from busyhour.media.wheel import Wheel
 from busyhour.model import Audio, Clock, Samples
 
 DECODE_EVERY_SLOTS = 5
+READ_AT_ONCE = 32  # messages, before a look whether frames are to be sent
 ENCODED_MAX = 512
 
 
@@ -110,7 +111,9 @@ class Inbox:
     the other in a loop, which takes half as long as each between two system calls that empty the processor's caches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wheel: Wheel) -> None:
+        """wheel: whose frames are sent between two messages when they are due."""
+        self.wheel = wheel
         self._rows: list[tuple[Reader, Any, bytes, int]] = []
         self._reading = False
         self.put = self._rows.append  # (reader, kind, message, at_ns)
@@ -129,8 +132,10 @@ class Inbox:
         self._rows.clear()
         self._reading = True
         try:
-            for reader, kind, message, at_ns in rows:
+            for number, (reader, kind, message, at_ns) in enumerate(rows):
                 reader.read(kind, message, at_ns)
+                if number % READ_AT_ONCE == READ_AT_ONCE - 1:
+                    self.wheel.hurry()
         finally:
             self._reading = False
         return True
@@ -147,7 +152,7 @@ class Studio:
         self.wheel = wheel or Wheel(self.clock)
         self.wheel.between(self.decode, every=DECODE_EVERY_SLOTS)
         self.disturbance = Disturbance(vices)
-        self.inbox = Inbox()
+        self.inbox = Inbox(self.wheel)
         self.decoded_ns = 0  # every frame that was stamped before has been given to its ear
         self._batches: dict[Codec, Batch] = {}
         self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()
