@@ -49,7 +49,8 @@ class Calls:
     """Calls of one carrier to one far end, in progress until they are cancelled."""
 
     def __init__(self, carrier: TelnyxStream, url: str) -> None:
-        self.operations: list[Operation] = []
+        self.turns: list[tuple[int, float]] = []  # call number, and response in ms; infinite if it was not answered
+        self._last: Operation | None = None
         self._carrier, self._url = carrier, url
         self._tasks: list[asyncio.Task[None]] = []
         self._lines: list[CallerLine] = []
@@ -63,7 +64,7 @@ class Calls:
             for task in self._tasks:
                 if task.done():
                     task.result()
-                    raise RuntimeError(f"a call ended: {self.operations[-1]}")
+                    raise RuntimeError(f"a call ended: {self._last}")
 
     async def _perform(self, number: int) -> None:
         @asynccontextmanager
@@ -79,9 +80,17 @@ class Calls:
             clock=CLOCK,
             random=Random(number),
             dial=dial,
-            record=self.operations.append,
+            record=self._record,
         )
         await WORKLOAD.perform(arrival)
+
+    def _record(self, operation: Operation) -> None:
+        """Nothing is kept of it but what is told: a run writes it to its journal."""
+        self._last = operation
+        if operation.kind == "turn" and operation.outcome != "lost":
+            response_ns = None if operation.ended_ns is None else operation.ended_ns - operation.due_ns
+            number = int(operation.parent.rpartition("/")[2])
+            self.turns.append((number, float("inf") if response_ns is None else response_ns / MS))
 
     def counts(self) -> Counts:
         """Of all media sockets, since their calls began."""
@@ -104,15 +113,6 @@ def lateness(samples: Sequence[Sample]) -> dict[str, object]:
     return {"late_ms": quantiles, "skipped": skipped}
 
 
-def turns(operations: Sequence[Operation]) -> list[tuple[int, float]]:
-    """Call number and response time in ms of each turn that was answered; infinite if it was not."""
-    return [
-        (int(turn.parent.rpartition("/")[2]), (turn.ended_ns - turn.due_ns) / MS if turn.ended_ns else float("inf"))
-        for turn in operations
-        if turn.kind == "turn" and turn.outcome != "lost"
-    ]
-
-
 async def main() -> None:
     url, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     burst = int(sys.argv[4]) if len(sys.argv) > 4 else 0
@@ -131,7 +131,7 @@ async def main() -> None:
         carrier.drain(0)
         print(json.dumps({"begin": True}), flush=True)
         began_ns, cpu = CLOCK.now_ns(), cpu_seconds()
-        operations_before, counts_before = len(calls.operations), calls.counts()
+        turns_before, counts_before = len(calls.turns), calls.counts()
         await asyncio.sleep(seconds)
         elapsed = (CLOCK.now_ns() - began_ns) / SECOND
         cpu = cpu_seconds() - cpu
@@ -143,7 +143,7 @@ async def main() -> None:
         told["cpu"] = cpu / elapsed
         told["rss_kb"] = rss_kb()
         told["kb_per_call"] = (rss_kb() - base_kb) / max(1, count - 1)
-        told["turns"] = turns(calls.operations[operations_before:])
+        told["turns"] = calls.turns[turns_before:]
         print(json.dumps(told), flush=True)
         await asyncio.sleep(LINGER_SECONDS)
         if burst:
