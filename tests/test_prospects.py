@@ -233,6 +233,14 @@ def test_readings_of_what_is_nearly_a_service_are_told(notes: Notes) -> None:
     )
 
 
+def test_the_harness_is_no_service_but_has_readings(notes: Notes) -> None:
+    text = f"""
+late = [AtMost(send_lateness(), 5, "ms")]
+plan = replace(made({BATCHES}, gates=[NoLeak("harness", 6)]), valid_if=late, services=[MemoryService("hermes")])
+"""
+    assert notes(text) == []
+
+
 @pytest.mark.parametrize(
     ("gate", "told"),
     [
@@ -243,6 +251,8 @@ def test_readings_of_what_is_nearly_a_service_are_told(notes: Notes) -> None:
         ('AtMost(across("all", [first_audio_latency("steady", q=1)]), 2, "s")', False),
         ('AtMost(second_half_over_first(first_audio_latency("steady", q=1)), 2)', False),
         ('Holds("it greets", print)', False),  # nobody knows what it reads
+        ('AtLeast(said("steady", "welcome to"), 1)', False),
+        ('AtMost(tool_calls("steady"), 3)', True),
     ],
 )
 def test_that_an_agent_need_not_greet_is_told_where_callers_wait_for_it(notes: Notes, gate: str, told: bool) -> None:

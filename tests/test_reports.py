@@ -129,10 +129,7 @@ def test_where_the_target_itself_told_of_calls_that_failed(
     monkeypatch.setenv("COLUMNS", "200")
     out = Terminal() if terminal else io.StringIO()
     text.report(whole_run(calls, marks=marks), Judgement((), (), outcome), out)
-    where = (
-        "2 of 3 calls failed while agent was up: what it printed is in its log, if its Command has one, "
-        'like log=Path("agent.log")'
-    )
+    where = '2 of 3 calls failed: what agent printed is in its log, if its Command has one, like log=Path("agent.log")'
     assert (where in out.getvalue()) is told
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +147,29 @@ def test_overload_is_late_and_does_nothing_else_no_longer_than_two_thirds_of_the
             clock.at_ns += MS // 10
             idle += 1
     assert idle >= 800  # of 3,000 tenths of a millisecond, and the last frames may have no rest behind them
+
+
+def test_a_slot_is_over_before_the_next_begins() -> None:
+    """Even if one of its lines is lost, which has all that arrived be read."""
+    clock = HandClock()
+    wheel = Wheel(clock)
+    inbox, ticks = Inbox(wheel), list[str]()
+
+    def dead(_due_ns: int) -> None:
+        raise OSError("the socket is gone")
+
+    def lost(_failure: OSError | ProtocolError) -> None:
+        for _ in range(500):
+            inbox.put((Slow(clock), "text", b"", 0))
+        inbox.read()  # 50 ms
+
+    for number in range(20):
+        wheel.attach(partial(lambda name, _: ticks.append(name), f"slot {number}"))
+    wheel.attach(dead, lost)  # in slot 0, as is the next line of those that come
+    for number in range(1, 21):
+        wheel.attach(partial(lambda name, _: ticks.append(name), f"slot {number % 20}"))
+    wheel.advance(0)
+    assert ticks == ["slot 0", "slot 0"]
 
 
 def test_a_wheel_that_does_not_turn_hurries_nobody() -> None:

@@ -18,7 +18,9 @@ from busyhour.errors import PlanError
 from busyhour.gates import AtLeast, AtMost, Between, NoLeak, NothingLeft
 from busyhour.indicators import KeptPerCall, MeanOf, QuantileOf, SampleGrowth, SampleMean, SampleQuantile, ShareOf
 from busyhour.indicators.halves import SecondOverFirst
+from busyhour.indicators.shapes import HARNESS
 from busyhour.indicators.unread import Sensing
+from busyhour.indicators.vendors import Said
 from busyhour.model import SECOND, Due, Gate, Indicator, Metered, Phase, Plan
 from busyhour.planfile import PlanFile, load
 from busyhour.statistics.mean import AT_LEAST
@@ -245,7 +247,7 @@ def _ungreeted(plan: Plan) -> Iterator[str]:
     awaited = [
         phase.name for phase in plan.phases if isinstance(phase.workload, Call) and _awaits_greeting(phase.workload)
     ]
-    if awaited and not any(_may_read_greetings(gate) for gate in plan.gates):
+    if awaited and not any(_may_read_greetings(gate) for gate in [*plan.gates, *plan.valid_if]):
         yield (
             f"the callers in {awaited[0]!r} wait for a greeting, and no gate reads it: an agent that never greets "
             f'would pass; add AtMost(first_audio_latency({awaited[0]!r}, q=0.5), 1000, "ms") to the gates'
@@ -264,7 +266,8 @@ def _may_read_greetings(gate: Gate) -> bool:
         return True
     indicator = gate.indicator.indicator if isinstance(gate.indicator, SecondOverFirst) else gate.indicator
     ours = type(indicator).__module__.startswith("busyhour.")
-    return not ours or getattr(indicator, "noun", "") == "greetings"
+    says = isinstance(getattr(indicator, "read", None), Said)
+    return not ours or says or getattr(indicator, "noun", "") == "greetings"
 
 
 # ---------------------------------------------------------------- readings that nobody takes
@@ -288,7 +291,7 @@ def _strangers(plan: Plan) -> Iterator[str]:
     """Gates on readings of what is no service, but nearly. Of other sources a workload may be what records them."""
     names = [service.name for service in plan.everyone]
     for gate, source, what in _reading(plan):
-        if source not in names and (alike := get_close_matches(source, names, 1)):
+        if source not in (*names, HARNESS) and (alike := get_close_matches(source, names, 1)):
             yield (
                 f"the gate {gate.name!r} reads {what} of {source!r}, which is no service of the plan; "
                 f"did you mean {alike[0]!r}?"

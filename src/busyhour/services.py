@@ -224,7 +224,8 @@ def _mend(last: str, port: int, variable: str, ports: Sequence[int]) -> str:
         return f"nobody listens there: have it listen on 127.0.0.1 at the port {take}, or {longer}"
     if port not in ports:
         elsewhere = " and ".join(map(str, ports))
-        return f"it listens on {elsewhere}: have it take the port {take}, or give its own with `port={ports[0]}`"
+        own = f"give its own with `port={ports[0]}`"
+        return f"it listens on {elsewhere}: have it take the port {take}, or {own}; if it is not ready, {longer}"
     if last == os.strerror(errno.ECONNREFUSED):
         return "it listens at that port, but of another address: have it listen on 127.0.0.1"
     return f'it listens there: if it speaks no HTTP, give it health=""; else {longer}'

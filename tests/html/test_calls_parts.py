@@ -13,6 +13,7 @@ import soundfile
 from busyhour.keeping import Keeper
 from busyhour.model import MS, SECOND, Mark, Operation, Samples
 from busyhour.recording import Figures, Recorded, Recording, Sound, Track, at_sample
+from busyhour.reports.html.calls import summary
 from busyhour.reports.html.calls_audio import cost, fitted, shares, vorbis, window, within
 from busyhour.reports.html.calls_audio import stretch as stretch_of
 from busyhour.reports.html.calls_chosen import KINDS, Borne, Chosen, borne, chosen, reasons
@@ -305,6 +306,7 @@ def test_an_agent_that_cuts_in_was_early_and_not_late() -> None:
     its = told("dead air", CALL, of("turn", 5, 3.2, began_ns=2 * SECOND, detail={"text": "I would like"}))
     (span,) = its.spans
     assert (span.kind, span.label) == ("early", "cuts in, 1,800 ms early")
+    assert summary(its) == "1 turn: cuts in, 1,800 ms early"
 
 
 def test_faults_are_told_by_when_they_were() -> None:

@@ -115,7 +115,7 @@ def test_a_journal_from_before_there_was_sound_or_commit_has_a_page(tmp_path: Pa
 
 def test_a_plan_outside_of_git_has_no_commit_which_is_not_that_nobody_wrote_it_down() -> None:
     run = whole(meta={**META, "commit": ""})
-    assert "<dt>Commit</dt><dd>none: the plan is not in git" in page(run)
+    assert "<dt>Commit</dt><dd>none that git could tell" in page(run)
 
 
 def test_a_journal_and_its_objects_make_the_same_page(tmp_path: Path) -> None:

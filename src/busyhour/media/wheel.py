@@ -147,10 +147,11 @@ class Wheel:
         while self._next <= last:
             number, self._next = self._next, self._next + 1
             due_ns = self._began_ns + number * self._slot_ns
-            self.hurry_ns = due_ns + self._slot_ns
             bucket = self._slots[number % len(self._slots)]
             if bucket:
+                self.hurry_ns = NEVER_NS  # one slot is over before the next begins
                 self._tick(bucket, due_ns)
+            self.hurry_ns = due_ns + self._slot_ns
             for duty in self._duties:
                 if number % duty.every == 0:
                     duty.perform()

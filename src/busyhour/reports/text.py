@@ -76,8 +76,8 @@ def _where_it_told(run: Run, judgement: Judgement) -> str:
     name, calls = started[-1].name, Calls.of(run)
     if 2 * calls.failed < max(calls.count, 1) or any(mark.name == name for mark in run.marks("service.died")):
         return ""
-    told = f"{calls.failed} of {calls.count} calls failed while {name} was up"
-    return f'{told}: what it printed is in its log, if its Command has one, like log=Path("{name}.log")'
+    told = f"{calls.failed} of {calls.count} calls failed"
+    return f'{told}: what {name} printed is in its log, if its Command has one, like log=Path("{name}.log")'
 
 
 def _table(run: Run, judgement: Judgement, console: Console) -> None:

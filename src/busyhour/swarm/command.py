@@ -19,7 +19,7 @@ EXAMPLE = "busyhour locust plans/telephone.py -- --headless --master --expect-wo
 LOCUSTFILE = Path(__file__).with_name("files") / "plan.py"
 SHAPES = ("light", "medium", "heavy", "stress")
 _OURS = ("-f", "--locustfile")
-_ON_LOOPBACK = {"LOCUST_WEB_HOST": "127.0.0.1"}  # its own default is all interfaces; what is said by a flag outranks it
+_ON_LOOPBACK = {"LOCUST_WEB_HOST": "127.0.0.1"}  # not all interfaces; a flag and the user's own variable outrank it
 
 
 def check(words: Sequence[str]) -> None:

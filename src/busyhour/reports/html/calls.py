@@ -209,7 +209,7 @@ def _shown(call: _Call, meta: Mapping[str, JSON], *, any_sound: bool) -> dict[st
             }
             for line in call.story.lines
         ],
-        "said": _summary(call),
+        "said": summary(call.story),
     }
 
 
@@ -229,15 +229,14 @@ def _instead(call: _Call, calls: Sequence[_Call]) -> int | None:
     return next(iter([*alike, *(one.number for one in heard)]), None)
 
 
-def _summary(call: _Call) -> str:
+def summary(its: Story) -> str:
     """What the picture shows, for those who do not see it."""
-    spans = call.story.spans
-    answers = [span.label for span in spans if span.kind == "response"]
-    told = [f"{len(answers)} turns, answered after {', '.join(answers)}" if answers else "no turns"]
+    spans = its.spans
+    answers = [span.label for span in spans if span.kind in {"response", "early"}]
+    told = [f"{len(answers)} turn{'' if len(answers) == 1 else 's'}: {', '.join(answers)}" if answers else "no turns"]
     counted = {
         "pause": "silences within answers",
         "underrun": "holes in the agent's speech",
-        "early": "times the agent cuts in",
         "barge_in": "interruptions",
     }
     for kind, words in counted.items():

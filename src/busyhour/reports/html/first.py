@@ -18,7 +18,7 @@ from busyhour.statistics.wording import number
 
 INKS = 6
 _UNKNOWN = "not in the journal"
-_NO_COMMIT = "none: the plan is not in git"
+_NO_COMMIT = "none that git could tell"
 WORST_FIRST = [Outcome.INVALID, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.NOT_RUN, Outcome.PASS]
 _ABOUT = {
     Outcome.PASS: "All that was demanded was shown to hold.",
