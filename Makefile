@@ -59,7 +59,9 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busyhour needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready-run: $(BIN)/python requirements/run.txt
+LANE := hatch_build.py src/busyhour/fastlane/_compiled.pyx
+
+$(VENV)/.ready-run: $(BIN)/python requirements/run.txt $(LANE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e systems/voice_agent
 	touch $@

@@ -40,9 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "descriptors": FOUNDATION,
     "services": FOUNDATION | {"clock", "descriptors", "proc", "processes"},
     "_supervise": set(),
-    "disturbance": FOUNDATION,
-    "media": FOUNDATION | {"clock", "disturbance", "histogram", "timers"},
-    "carriers": FOUNDATION | {"clock", "disturbance", "media"},
+    "disturbance": FOUNDATION | {"fastlane"},
+    "fastlane": FOUNDATION,
+    "media": FOUNDATION | {"clock", "disturbance", "fastlane", "histogram", "timers"},
+    "carriers": FOUNDATION | {"clock", "disturbance", "fastlane", "media"},
     "workloads": FOUNDATION | {"clock", "histogram", "media", "carriers", "timers"},
     "emulators": FOUNDATION | {"admin", "clock", "media", "processes", "timers"},
     "faults": FOUNDATION | {"admin", "clock", "disturbance", "histogram", "proc", "processes", "timers"},
@@ -59,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prospects": FOUNDATION | {"arrivals", "gates", "indicators", "planfile", "statistics", "workloads"},
     "proofs": FOUNDATION | {"clock", "planfile"},
     "eventloop": FOUNDATION,
-    "provenance": set(),
+    "provenance": {"fastlane"},
     "distributed": FOUNDATION
     | {"carriers", "clock", "descriptors", "eventloop", "faults", "journal", "keeping", "performing", "planfile"}
     | {"probes", "processes"},

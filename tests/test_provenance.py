@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from busyhour import provenance
+from busyhour import fastlane, provenance
 
 
 def git(folder: Path, *words: str) -> str:
@@ -46,3 +46,4 @@ def test_without_git_there_is_no_commit(checked_out: Path, monkeypatch: pytest.M
 def test_the_machine_and_the_libraries_are_told() -> None:
     assert "cores" in provenance.machine()
     assert set(provenance.libraries()) >= {"aiohttp", "numpy", "picows"}
+    assert provenance.libraries()["fast lane"].startswith("not in use: " if fastlane.WHY_NOT else "in use")

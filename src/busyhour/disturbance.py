@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeAlias
 from weakref import WeakSet
 
 from busyhour.errors import PlanError
+from busyhour.fastlane import DisturbanceState
 from busyhour.model import MS, CallFailed
 
 Kind: TypeAlias = Literal[
@@ -79,7 +80,7 @@ class Keypad(Protocol):
         ...
 
 
-class Disturbance:
+class Disturbance(DisturbanceState):
     """The vices of one carrier; `can` says which it has."""
 
     def __init__(self, can: Collection[Kind] = MEDIA) -> None:

@@ -8,6 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from busyhour import fastlane
+
 _LIBRARIES = ("aiohttp", "numpy", "picows", "uvloop")  # on the path of a call
 _GIT_SECONDS = 5.0
 _DETACHED = {"GIT_OPTIONAL_LOCKS": "0"}  # to look must not get in the way of somebody's commit
@@ -20,8 +22,9 @@ def machine() -> str:
 
 
 def libraries() -> dict[str, str]:
-    """The versions of what carries a call; of a library that is not installed, nothing."""
-    found = {}
+    """The versions of what carries a call; of a library that is not installed, nothing. And whether our own fast lane,
+    without which a core carries fewer calls, was in use."""
+    found = {"fast lane": f"not in use: {fastlane.WHY_NOT}" if fastlane.WHY_NOT else "in use"}
     for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)

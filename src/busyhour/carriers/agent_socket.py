@@ -16,6 +16,7 @@ from typing import Protocol
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from busyhour.fastlane import ear_of
 from busyhour.media.studio import Inbox
 from busyhour.model import SECOND, Clock
 
@@ -96,7 +97,7 @@ class AgentSocket(WSListener):
     def __init__(self, *, hearer: Hearer, clock: Clock, bytes_max: int, named: str, inbox: Inbox) -> None:
         self._hearer: Hearer = hearer
         self.read: Callable[[WSMsgType, bytes, int], None] = hearer.heard  # for the inbox
-        self._now_ns = clock.now_ns
+        self.now_ns = clock.now_ns
         self._bytes_max = bytes_max
         self._named = named
         self._transport: WSTransport | None = None
@@ -108,10 +109,12 @@ class AgentSocket(WSListener):
         self._parts_kind = WSMsgType.TEXT
         self._counted_ns = clock.now_ns()
         self._frames_left = FRAMES_PER_SECOND_MAX
-        self._inbox = inbox
-        self._put = self._inbox.put
-        self._wheel = inbox.wheel
+        self.inbox = inbox
+        self._put = inbox.put
+        self.wheel = inbox.wheel
         self.outlet: Callable[[WSMsgType, bytes], None] | None = None  # sends what comes every 20 ms; None: it cannot
+        self.bug: BaseException | None = None  # of ours, which came up while the ear had a frame
+        self.ear = ear_of(self)  # takes frames before this does, until it is over
 
     # ------------------------------------------------------------ to the agent
 
@@ -128,7 +131,7 @@ class AgentSocket(WSListener):
 
     async def _connect(self, url: str, headers: Mapping[str, str], timeout_seconds: float) -> None:
         await ws_connect(
-            lambda: self,
+            lambda: self if self.ear is None else self.ear,
             url,
             ssl_context=_trusting() if url.startswith("wss:") else None,
             websocket_handshake_timeout=timeout_seconds,
@@ -170,7 +173,7 @@ class AgentSocket(WSListener):
         if self._closing:
             return
         self._closing = self._deaf = True
-        self.outlet = None
+        self._let_out(None)
         self._let_go()
         if self._transport is not None:
             self._transport.send_close(code)
@@ -193,6 +196,8 @@ class AgentSocket(WSListener):
         assert self._transport is not None
         try:
             await self._transport.wait_disconnected()
+            if self.bug is not None:
+                raise self.bug
         except WSError as failure:  # the agent broke RFC 6455, or sent a frame beyond every limit
             detail = f"websocket: {failure.args[-1] if failure.args else failure}"
             if not self._closing:
@@ -212,21 +217,21 @@ class AgentSocket(WSListener):
         if self._closing:  # the call ended while we were connecting
             transport.disconnect(False)
         else:
-            self.outlet = transport.send
-            self._hearer.socket_opened(self._now_ns())
+            self._let_out(transport)
+            self._hearer.socket_opened(self.now_ns())
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        at_ns = self._now_ns()
+        at_ns = self.now_ns()
         self._frames_left -= 1
         if self._frames_left < 0:
             self._count_anew(at_ns)
         kind = frame.msg_type
         if (kind is TEXT or kind is BINARY) and frame.fin and self._frames_left >= 0:  # nearly all of them
             self._put((self, kind, frame.get_payload_as_bytes(), at_ns))
-            if at_ns >= self._wheel.hurry_ns:  # the sockets that can be read may be hundreds
-                self._wheel.hurry()
+            if at_ns >= self.wheel.hurry_ns:  # the sockets that can be read may be hundreds
+                self.wheel.hurry()
             return
-        self._inbox.read()
+        self.inbox.read()
         if kind == WSMsgType.CLOSE:
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
@@ -240,16 +245,30 @@ class AgentSocket(WSListener):
             self._fragment(frame, at_ns)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self._inbox.read()  # what it said before it went
-        self.outlet = None
+        self.inbox.read()  # what it said before it went
+        self._let_out(None)
 
     def pause_writing(self) -> None:
-        self._congested, self.outlet = True, None
+        self._congested = True
+        self._let_out(None)
 
     def resume_writing(self) -> None:
         self._congested = False
         if self._transport is not None and not self._closing:
-            self.outlet = self._transport.send
+            self._let_out(self._transport)
+
+    def passed(self, frames: int) -> None:
+        """So many have come that the ear has taken."""
+        self._frames_left -= frames
+        if self._frames_left < 0:
+            self._count_anew(self.now_ns())
+        if self._frames_left < 0:
+            self.give_up(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
+
+    def _let_out(self, transport: WSTransport | None) -> None:
+        self.outlet = None if transport is None else transport.send
+        if self.ear is not None:
+            self.ear.outlet = transport
 
     def _count_anew(self, at_ns: int) -> None:
         """Allow as many frames again, if those allowed took a second: so often a look at the time is enough."""
@@ -258,6 +277,9 @@ class AgentSocket(WSListener):
 
     def _let_go(self) -> None:
         self._hearer, self.read = _Nobody(), _unheard
+        if self.ear is not None:
+            self.ear.outlet = self.ear.stream = None
+            self.ear = None
 
     def _fragment(self, frame: WSFrame, at_ns: int) -> None:
         if not self._parts:
@@ -276,6 +298,8 @@ class AgentSocket(WSListener):
         """Hear nothing more of the agent."""
         if not self._deaf:
             self._deaf, self.read = True, _unheard
+            if self.ear is not None:
+                self.ear.stream = None
             self._hearer.broke(detail)
 
 

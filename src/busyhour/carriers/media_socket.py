@@ -16,11 +16,15 @@ import pybase64
 from picows import WSCloseCode, WSMsgType
 
 from busyhour.carriers.agent_socket import TEXT, AgentSocket, Closed, shown
+from busyhour.fastlane import NO_CHUNK, StreamState
+from busyhour.media.codec import FRAME_NS
+from busyhour.media.leg import Leg
 from busyhour.media.playout import QUEUED_NS_MAX
 from busyhour.media.studio import Inbox
-from busyhour.model import SECOND, Clock
+from busyhour.model import MS, SECOND, Clock
 
 FRAME_BYTES_MAX = 1 << 20
+FRAME_MS = FRAME_NS // MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,15 @@ class Dialect(Protocol):
         """How many malformed frames are borne before the call is ended; None: any number, as the carrier does."""
         ...
 
-    def audio(self, payload_b64: bytes, *, sequence: int, chunk: int) -> bytes:
-        """The whole frame that carries 20 ms of the caller; `chunk` is counted from 0, `sequence` from 1."""
+    @property
+    def head(self) -> bytes:
+        """What stands before the base64 of a frame that carries 20 ms of the caller, with a "%d" each for its place
+        among all frames and among these, both counted from 1, and for its time in ms."""
+        ...
+
+    @property
+    def tail(self) -> bytes:
+        """What stands behind it."""
         ...
 
     def numbering(self, sequence: int) -> Mapping[str, str]:
@@ -125,13 +136,16 @@ class Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
-class MediaSocket:
+class MediaSocket(StreamState):
     """One media stream. `open`, then `send_audio` and `say`, then `close`; `closed` tells how it ended."""
 
     def __init__(self, *, dialect: Dialect, owner: Owner, clock: Clock, bytes_per_second: int, inbox: Inbox) -> None:
         """bytes_per_second: of the agent's audio, which decides how long a frame may be."""
-        self.counts = Counts()
+        self._sent = self._skipped = self._received = self._misunderstood = 0
         self._dialect = dialect
+        self.head, self.tail = dialect.head, dialect.tail
+        self.before = self.after = None  # of the last media frame of the agent, but for its payload
+        self.leg = None
         self._owner = owner
         # base64 takes 4 characters for 3 bytes; the rest of the frame is far below a kilobyte.
         self._bytes_max = max(FRAME_BYTES_MAX, QUEUED_NS_MAX // SECOND * bytes_per_second * 4 // 3 + 1024)
@@ -140,8 +154,10 @@ class MediaSocket:
             hearer=self, clock=clock, bytes_max=self._bytes_max, named="media socket", inbox=inbox
         )
         self._sequence = 0
-        self._first_chunk: int | None = None
-        self._shape: tuple[bytes, bytes, int, int] | None = None
+        self._first_chunk = NO_CHUNK
+        self.ear = self._socket.ear
+        if self.ear is not None:
+            self.ear.stream = self
 
     # ------------------------------------------------------------ to the agent
 
@@ -153,13 +169,22 @@ class MediaSocket:
         """One frame of 20 ms of the caller, the `chunk`-th of the call; the first one sent is the stream's 0th."""
         outlet = self._socket.outlet
         if outlet is None:
-            self.counts.skipped += self._socket.writable
+            self._skipped += self._socket.writable
             return
-        if self._first_chunk is None:
+        if self._first_chunk == NO_CHUNK:
             self._first_chunk = chunk
         sequence = self._sequence = self._sequence + 1
-        self.counts.sent += 1
-        outlet(TEXT, self._dialect.audio(payload_b64, sequence=sequence, chunk=chunk - self._first_chunk))
+        self._sent += 1
+        number = chunk - self._first_chunk
+        outlet(TEXT, self.head % (sequence, number + 1, number * FRAME_MS) + payload_b64 + self.tail)
+
+    def hear_by(self, leg: Leg) -> None:
+        """From now on the leg gets the audio, instead of the owner."""
+        self.take, self.leg = leg.octets, leg
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self._sent, self._skipped, self._received, self._misunderstood)
 
     def say(self, event: str, content: Mapping[str, Any], *, numbered: bool = True) -> None:
         """Send any other event; harmless on a closed socket."""
@@ -173,6 +198,7 @@ class MediaSocket:
 
     def close(self, code: WSCloseCode = WSCloseCode.OK) -> None:
         """Close it from our side; what arrives from now on is not heard."""
+        self.leg = None
         self._socket.close(code)
 
     def break_off(self) -> None:
@@ -196,18 +222,18 @@ class MediaSocket:
         self._owner.broke_protocol(detail)
 
     def heard(self, kind: WSMsgType, message: bytes, at_ns: int) -> None:
-        shape = self._shape
-        if shape is not None and kind is TEXT:
+        before, after = self.before, self.after
+        if not (before and after and kind is TEXT):
+            pass
+        elif message.startswith(before) and message.endswith(after) and len(message) <= self._bytes_max:
             # A media frame that differs from one already understood in nothing but the payload: agents build them all
             # alike, so it is enough to compare what stands before and after the audio. There is none where the two
             # overlap, and what is base64 has nothing in it that a JSON reader would read otherwise.
-            before, after, begin, end = shape
-            if message.startswith(before) and message.endswith(after) and len(message) <= self._bytes_max:
-                octets = decoded(message[begin:end])
-                if octets:
-                    self.counts.received += 1
-                    self.take(octets, at_ns)
-                    return
+            octets = decoded(message[len(before) : -len(after)])
+            if octets:
+                self._received += 1
+                self.take(octets, at_ns)
+                return
         if kind == WSMsgType.BINARY:
             self._binary(message)
         else:
@@ -219,11 +245,11 @@ class MediaSocket:
             carrier = self._dialect.carrier
             self._socket.give_up(f"a binary frame of {len(message)} bytes; {carrier} takes JSON in text frames")
         else:
-            self.counts.received += 1
+            self._received += 1
             self._malformed(problem, message)
 
     def _message(self, raw: bytes, at_ns: int) -> None:
-        self.counts.received += 1
+        self._received += 1
         if len(raw) > self._bytes_max:
             self._socket.give_up(f"a frame of {len(raw)} bytes; the limit is {self._bytes_max}")
             return
@@ -256,13 +282,12 @@ class MediaSocket:
         quoted = b'"' + payload.encode() + b'"'
         if raw.count(quoted) == 1:
             began = raw.index(quoted) + 1
-            after = raw[began + len(payload) :]
-            self._shape = raw[:began], after, began, -len(after)
+            self.before, self.after = raw[:began], raw[began + len(payload) :]
 
     def _malformed(self, problem: Malformed, raw: bytes) -> None:
-        self.counts.malformed += 1
+        self._misunderstood += 1
         most, told = self._dialect.malformed_max, f"{problem.detail}: {shown(raw)}"
-        if most is not None and self.counts.malformed > most:
+        if most is not None and self._misunderstood > most:
             self._socket.give_up(f"more than {most} malformed frames; the last: {told}")
             return
         self._owner.heard_malformed(told)

@@ -253,7 +253,7 @@ class MediaStream:
         for message in channel.greeting():
             socket.say(message.event, message.content, numbered=message.numbered)
         if not channel.deaf:
-            socket.take = self.leg.octets
+            socket.hear_by(self.leg)
         self._shorten()
         if self._opens_leg:
             self.leg.open(self.leg.opened_ns or at_ns)
@@ -273,8 +273,10 @@ class MediaStream:
         """Let the leg's frames go the shortest way to the socket: most streams have no fork, and one codec."""
         if self._is_fork or self.leg is None:
             return
-        direct = self._socket is not None and self._transcode is None and not self._forks
-        self.leg.send_by(self._socket.send_audio if direct and self._socket is not None else self._send)
+        if self._socket is not None and self._transcode is None and not self._forks:
+            self.leg.send_by(self._socket.send_audio, self._socket)
+        else:
+            self.leg.send_by(self._send)
 
     def heard_media(self, octets: bytes, at_ns: int) -> None:
         channel = self.channel

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TypeAlias
 
-from busyhour import __version__, listen, resuming, timeline
+from busyhour import __version__, fastlane, listen, resuming, timeline
 from busyhour.attribute import command as attributing
 from busyhour.capacity import command as searching
 from busyhour.cli import acting
@@ -23,6 +23,11 @@ _AddCommand: TypeAlias = Callable[
 ]  # name, what it does, about, example
 
 
+def version() -> str:
+    lane = f"the fast lane is not in use: {fastlane.WHY_NOT}" if fastlane.WHY_NOT else "with the fast lane"
+    return f"busyhour {__version__}, {lane}"
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar; `command` of the result is what to do with it, `grammar` that of the command alone."""
     ours = argparse.ArgumentParser(
@@ -30,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         description="Pre-production verification for voice agents: calls your agent, through faults, and judges it.",
         epilog="exit codes: 0 pass, 1 fail, 2 inconclusive or not run, 3 invalid, 64 plan, 66 journal, 69 service",
     )
-    ours.add_argument("--version", action="version", version=f"busyhour {__version__}")
+    ours.add_argument("--version", action="version", version=version())
     commands = ours.add_subparsers(required=True, metavar="COMMAND")
 
     def command(

@@ -6,34 +6,34 @@ import asyncio
 from binascii import Error as Base64Error
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import pybase64
 
+from busyhour.disturbance import Disturbance
 from busyhour.errors import ProtocolError
+from busyhour.fastlane import LegState, Slot, SpeakingState, StreamState
 from busyhour.media.codec import FRAMES_PER_SECOND, Codec
 from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
 from busyhour.media.speech import Speech
 from busyhour.media.studio import Frames, Studio
 from busyhour.media.tape import COMPACT_FRAMES, Tape
-from busyhour.media.wheel import Slot
-from busyhour.model import SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
+from busyhour.model import MS, SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
 from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
 
 
-@dataclass(eq=False, slots=True)
-class _Speaking:
-    frames: Frames
-    over: asyncio.Future[None]
-    next: int = 0
-    began_ns: int = 0
-    ended_ns: int = 0
+class _Speaking(SpeakingState):
+    def __init__(self, frames: Frames, over: asyncio.Future[None]) -> None:
+        self.payloads, self.first_speech, self.last_speech = frames.payloads, frames.first_speech, frames.last_speech
+        self.next = 0
+        self.over = over
+        self.began_ns = 0
+        self.ended_ns = 0
 
 
-class Leg:
+class Leg(LegState):
     """The caller's end of one media stream; all but the wire format of a `model.Line`.
 
     studio: the wheel and decoder shared by all legs of the process. send(payload, index): called every 20 ms, from the
@@ -42,6 +42,12 @@ class Leg:
     the leg has then ended with "protocol error". record_ns: keep the sound of both directions, so much of it (0: none),
     for `recorded`. Times that are given must come from the studio's clock, in order.
     """
+
+    disturbance: Disturbance
+    _playout: Playout
+    _speaking: _Speaking | None
+    _tape: Tape | None
+    _ended: tuple[Heard, CallFailed] | None
 
     def __init__(
         self,
@@ -58,10 +64,12 @@ class Leg:
         self._clock = clock or studio.clock
         self._codec = codec
         self._send = send
+        self._stream = None
         self._failed = failed
         self._silence = pybase64.b64encode(codec.silence)
         self._batch = studio.batch(codec)
         self._batched = self._batch.append
+        self._meter = self._batch.meter
         self._frame_bytes, self._sample_bytes = codec.frame_bytes, codec.sample_bytes
         self._chunk_bytes_max = QUEUED_NS_MAX // SECOND * FRAMES_PER_SECOND * codec.frame_bytes
         self._playout = Playout(codec.rate_hz, jitter_buffer_ns)
@@ -70,18 +78,19 @@ class Leg:
         self._opened_ns = 0
         self._sent = 0
         self._undecoded = False
-        self._speaking: _Speaking | None = None
+        self._speaking = None
         self._events: list[Heard] = []
         self._waiter: asyncio.Future[None] | None = None
         self._failure: ProtocolError | None = None
-        self._ended: tuple[Heard, CallFailed] | None = None
+        self._ended = None
         self.disturbance = studio.disturbance
         self._forth = self.disturbance.path("to agent")
         self._back = self.disturbance.path("to caller")
-        self._held: list[tuple[int, int, bytes]] = []  # frames under way: when they arrive, which they are
+        self._held = []  # frames under way: when they arrive, which they are
         self._release: asyncio.TimerHandle | None = None
         self._whole_tape = Tape(self._batch, record_ns) if record_ns else None
         self._tape = self._whole_tape  # while it turns
+        self._alert()
 
     # ------------------------------------------------------------ for the carrier
 
@@ -94,7 +103,7 @@ class Leg:
         """Begin to send: silence, until `say`. Inside `studio.turning()`."""
         self._opened_ns = at_ns
         if self._slot is None and self._ended is None:
-            self._slot = self._studio.wheel.attach(self._tick, self._lost, self._sent_all)
+            self._slot = self._studio.wheel.attach(self._tick, self._lost, self._sent_all, self)
 
     def close(self) -> None:
         """Stop sending and hearing; what was not yet heard is ENDED "closed". Harmless on a leg that has ended."""
@@ -137,10 +146,10 @@ class Leg:
             self._catch_up()
             self.take(self._codec.decode(octets), at_ns)
 
-    def send_by(self, send: Callable[[bytes, int], None]) -> None:
-        """From now on; as `send` of the beginning."""
+    def send_by(self, send: Callable[[bytes, int], None], stream: StreamState | None = None) -> None:
+        """From now on; as `send` of the beginning. stream: what `send` puts the frames on, unchanged."""
         if self._ended is None:
-            self._send = send
+            self._send, self._stream = send, stream
 
     def play(self, samples: Samples, at_ns: int) -> int:
         """The carrier itself sounds to the caller (a prompt, a file): queue samples at the codec's rate behind what the
@@ -157,6 +166,7 @@ class Leg:
         """Drop the audio not yet played; gives the names of the marks that were waiting for it."""
         self._catch_up()
         cleared = self._playout.clear(at_ns)
+        self._alert()
         if self._tape is not None:
             self._tape.clear(at_ns)
         self._judge(cleared.played)
@@ -170,6 +180,7 @@ class Leg:
         """
         self._catch_up()
         self._playout.mark(name, at_ns, on_played)
+        self._alert()
         if self._tape is not None:
             self._tape.mark(name, max(at_ns, self._playout.ended_ns))
 
@@ -199,7 +210,7 @@ class Leg:
             self._speaking.over.set_exception(_again(failure))
         self._wake()
         # What the leg refers to refers to it: a call must go when it is over, without a garbage collector.
-        self._slot, self._failed, self._send = None, None, _unsent
+        self._slot, self._failed, self._send, self._stream = None, None, _unsent, None
 
     def recorded(self) -> Sound | None:
         """What was said and heard, once the leg has ended; only once. None if it was not to be recorded."""
@@ -251,7 +262,9 @@ class Leg:
                 self._studio.decode()
                 return self._next(self._studio.decoded_ns)
             self._waiter = loop.create_future()
-            timer = loop.call_later(left_ns / SECOND, self._wake)
+            self._alert()
+            # A loop that counts in milliseconds would turn through the last of them.
+            timer = loop.call_later(max(left_ns, MS) / SECOND, self._wake)
             try:
                 await self._waiter
             finally:
@@ -273,6 +286,8 @@ class Leg:
         self._undecoded = False
         if self._ended is not None:
             return True
+        if at_ns > self._playout.ended_ns or not self._steady:
+            self._alert()
         try:
             taken = self._playout.push_windows(loud, at_ns)
         except ProtocolError as failure:
@@ -286,6 +301,7 @@ class Leg:
         self._undecoded = False
         if self._ended is not None:
             return
+        self._alert()
         try:
             self._playout.push(samples, at_ns)
         except ProtocolError as failure:
@@ -307,7 +323,7 @@ class Leg:
 
     def _tick(self, _due_ns: int) -> None:
         speaking = self._speaking
-        payload = self._silence if speaking is None else speaking.frames.payloads[speaking.next]
+        payload = self._silence if speaking is None else speaking.payloads[speaking.next]
         if self.disturbance.media or self._held:
             self._put(payload)
         else:
@@ -326,6 +342,15 @@ class Leg:
             self._listen(now_ns)
         if self._waiter is not None and (self._events or self._ended is not None) and self._has_news(now_ns):
             self._wake()
+        if self._tape is None and not playout.marks and not self._events:
+            # While it sounds, what comes without a break can tell nothing new before the hangover would be over.
+            self._steady = speech.is_within(playout.run_ns)
+            tells_ns = speech.offset_ns if self._steady else playout.tells_ns
+            self.wakes_ns = min(tells_ns, speech.offset_ns) if speech.sounding else tells_ns
+
+    def _alert(self) -> None:
+        """Something has happened: look at it as soon as the next frames are sent."""
+        self.wakes_ns, self._steady = 0, False
 
     def _put(self, payload: bytes) -> None:
         """Send it, or what becomes of it by the faults of the caller's network: that is the caller's time, too."""
@@ -356,16 +381,16 @@ class Leg:
             self._lost(failure)
 
     def _sent_speech(self, speaking: _Speaking, now_ns: int) -> None:
-        index, frames = speaking.next, speaking.frames
+        index = speaking.next
         if self._tape is not None:
-            self._tape.said.append(frames.payloads[index])
+            self._tape.said.append(speaking.payloads[index])
             self._tape.said_ns.append(now_ns)
-        if index == frames.first_speech:
+        if index == speaking.first_speech:
             speaking.began_ns = now_ns
-        if index == frames.last_speech:
+        if index == speaking.last_speech:
             speaking.ended_ns = now_ns
         speaking.next = index + 1
-        if speaking.next == len(frames.payloads):
+        if speaking.next == len(speaking.payloads):
             self._speaking = None
             if not speaking.over.done():
                 speaking.over.set_result(None)
@@ -397,6 +422,7 @@ class Leg:
                 self._tell(events)
 
     def _tell(self, events: list[Heard]) -> None:
+        self._alert()
         for heard in events:
             if len(self._events) < UNHEARD_MAX:  # else nobody has listened for minutes, and nobody will miss it
                 insort(self._events, heard, key=_at_ns)

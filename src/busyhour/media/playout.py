@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from busyhour.errors import ProtocolError
+from busyhour.fastlane import NO_HUSH, PlayoutState
 from busyhour.media.codec import FRAME_NS
 from busyhour.media.speech import WINDOW_NS, WINDOWS_PER_SECOND, loud_windows
 from busyhour.model import SECOND, Samples
@@ -45,7 +46,7 @@ class _Mark:
     on_played: Callable[[str], None]
 
 
-class Playout:
+class Playout(PlayoutState):
     """The queue of one call. Calls must come in order of time; a time before an earlier one counts as that one.
 
     Windows are counted from the beginning of each *run*, the audio from a dry queue to the next, so that they do not
@@ -62,9 +63,10 @@ class Playout:
         self._taken = 0  # windows of the first stretch that `played` has already told
         self._rest: Samples | None = None  # the unfinished window at the end of the run
         self._whole_ns = 0  # the end of the run's last whole window: where the rest begins
-        self._hush_ns: int | None = None  # behind the queue is silence from here to `_whole_ns`
+        self._hush_ns = NO_HUSH  # behind the queue is silence from here to `_whole_ns`
         self.tells_ns = _NEVER_NS  # before this `played(loud_only=True)` has nothing to tell, as the queue is now
         self.ended_ns = 0  # when all that is queued will have been played; in the past if the queue is dry
+        self.run_ns = 0  # when the run began, or will begin, to play
         self._dry = True  # whatever the time is: nothing was queued yet, or nothing since a clear
         self._now_ns = 0
         self._marks: deque[_Mark] = deque()
@@ -81,7 +83,7 @@ class Playout:
             self._end_hush()
             self._queue.append((began_ns, ended_ns, loud))
             self.tells_ns = 0
-        elif self._hush_ns is None:
+        elif self._hush_ns == NO_HUSH:
             self._hush_ns = began_ns
         self._whole_ns = self.ended_ns = ended_ns
         return True
@@ -90,7 +92,7 @@ class Playout:
         """The short cut for most frames of a call: 20 ms of silence behind silence. False, and nothing done, if it is
         not that."""
         ended_ns = self.ended_ns
-        if self._hush_ns is None or ended_ns < self._now_ns or not 0 <= ended_ns - arrived_ns <= QUEUED_NS_MAX:
+        if self._hush_ns == NO_HUSH or ended_ns < self._now_ns or not 0 <= ended_ns - arrived_ns <= QUEUED_NS_MAX:
             return False
         self._whole_ns = self.ended_ns = ended_ns + FRAME_NS
         return True
@@ -177,15 +179,15 @@ class Playout:
             self._finish_rest()
             self._end_hush()
             self._dry = False
-            self._whole_ns = self.ended_ns = arrived_ns + self._jitter_buffer_ns
+            self._whole_ns = self.ended_ns = self.run_ns = arrived_ns + self._jitter_buffer_ns
         elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
             raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")
 
     def _end_hush(self) -> None:
         """The silence behind the queue becomes part of it."""
-        if self._hush_ns is not None:
+        if self._hush_ns != NO_HUSH:
             self._queue.append((self._hush_ns, self._whole_ns, bytes((self._whole_ns - self._hush_ns) // WINDOW_NS)))
-            self._hush_ns = None
+            self._hush_ns = NO_HUSH
 
     def _finish_rest(self) -> None:
         """The run is over, maybe inside a window: judge what there is of it."""

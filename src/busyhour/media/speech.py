@@ -26,7 +26,7 @@ WINDOWS_PER_SECOND = SECOND // WINDOW_NS
 THRESHOLD_DBFS = -42.0
 HANGOVER_NS = 500 * MS
 
-_LEAST_POWER = (32_768 * 10 ** (THRESHOLD_DBFS / 20)) ** 2
+LEAST_POWER = (32_768 * 10 ** (THRESHOLD_DBFS / 20)) ** 2
 _MEMORY_NS = 20 * MS  # of these,
 _DENSE_NS = 10 * MS  # so much must be loud to be speech
 _LEAST_GAP_NS = 10 * MS  # a shorter hole is concealed by any receiver
@@ -39,7 +39,7 @@ def loud_windows(samples: Samples, window_samples: int) -> npt.NDArray[np.bool_]
     ones = _ones(window_samples)
     total = x @ ones
     # n * variance = sum of squares - (sum)^2 / n: the power without the constant part.
-    loud: npt.NDArray[np.bool_] = (x * x) @ ones - total * total / window_samples >= _LEAST_POWER * window_samples
+    loud: npt.NDArray[np.bool_] = (x * x) @ ones - total * total / window_samples >= LEAST_POWER * window_samples
     return loud
 
 
@@ -88,6 +88,10 @@ class Speech:
         if not self.sounding or now_ns < self.offset_ns:
             return []
         return self.stopped()
+
+    def is_within(self, run_ns: int) -> bool:
+        """Whether it sounds in the run of audio that began then: what goes on without a break cannot be a gap."""
+        return self.sounding and self._hole is None and self._played_ns is not None and self._played_ns > run_ns
 
     def cleared(self) -> None:
         """The far end dropped what was queued: the silence that follows is its will and no gap."""

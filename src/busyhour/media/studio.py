@@ -7,8 +7,8 @@ It costs no accuracy, because each frame carries the stamp of its arrival.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ import pybase64
 
 from busyhour.clock import SystemClock
 from busyhour.disturbance import MEDIA, Disturbance, Kind
+from busyhour.fastlane import InboxState, meter_of
 from busyhour.media.codec import Codec, Octets, resample
-from busyhour.media.speech import WINDOWS_PER_SECOND, loud_windows
+from busyhour.media.speech import LEAST_POWER, WINDOWS_PER_SECOND, loud_windows
 from busyhour.media.wheel import Wheel
 from busyhour.model import Audio, Clock, Samples
 
@@ -62,6 +63,11 @@ class Batch:
         self.payload_bytes = self._padded_bytes // 3 * 4  # a frame of 20 ms in base64
         self._windows = WINDOWS_PER_SECOND // 50
         self._window_samples = codec.rate_hz // WINDOWS_PER_SECOND
+        linear = codec.sample_bytes == 2
+        decoding = b"" if linear else codec.decode(bytes(range(256))).tobytes()
+        self.meter = meter_of(
+            codec.frame_bytes, codec.rate_hz // WINDOWS_PER_SECOND, decoding, codec.little_endian, LEAST_POWER
+        )
         self._rows: list[tuple[Ear, int, bytes]] = []
         self.append = self._rows.append  # (ear, at_ns, octets); exactly `codec.frame_bytes` of them
 
@@ -104,7 +110,7 @@ class Reader(Protocol):
     def read(self) -> Callable[[Any, bytes, int], None]: ...
 
 
-class Inbox:
+class Inbox(InboxState):
     """What has arrived for all lines and was not read yet.
 
     A message is stamped and put here when the kernel gives it, and read with those of all lines within 5 ms: one after
@@ -114,6 +120,7 @@ class Inbox:
     def __init__(self, wheel: Wheel) -> None:
         """wheel: whose frames are sent between two messages when they are due."""
         self.wheel = wheel
+        self.reads = 0  # how often all that had arrived was read
         self._rows: list[tuple[Reader, Any, bytes, int]] = []
         self._reading = False
         self.put = self._rows.append  # (reader, kind, message, at_ns)
@@ -138,6 +145,7 @@ class Inbox:
                     self.wheel.hurry()
         finally:
             self._reading = False
+            self.reads += 1
         return True
 
 
@@ -157,8 +165,15 @@ class Studio:
         self._batches: dict[Codec, Batch] = {}
         self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()
 
-    def turning(self) -> AbstractAsyncContextManager[None]:
-        return self.wheel.turning()
+    @asynccontextmanager
+    async def turning(self) -> AsyncIterator[None]:
+        """As `Wheel.turning`; all lines are closed inside of it."""
+        async with self.wheel.turning():
+            self.inbox.open()
+            try:
+                yield
+            finally:
+                self.inbox.close()
 
     def batch(self, codec: Codec) -> Batch:
         """Where the frames of that codec wait to be decoded."""

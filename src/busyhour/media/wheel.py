@@ -8,6 +8,7 @@ first expiry and a period of 1 ms, which neither drifts nor rounds; elsewhere, a
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 from busyhour.clock import SystemClock
 from busyhour.errors import ProtocolError
+from busyhour.fastlane import LegState, Slot, WheelState, tick_all
 from busyhour.histogram import LogHistogram
 from busyhour.media.codec import FRAME_NS
 from busyhour.model import SECOND, Clock, Sample
@@ -23,17 +25,6 @@ from busyhour.timers import HAS_KERNEL_TIMER, KernelTimer
 PATIENCE_NS = SECOND
 NEVER_NS = 1 << 62
 _COUNTED_AT_ONCE = 1000
-
-
-@dataclass(eq=False, slots=True)
-class Slot:
-    """A place on the wheel. `lost` is called when the tick failed because its socket or its peer did."""
-
-    index: int
-    tick: Callable[[int], None]
-    lost: Callable[[OSError | ProtocolError], None] | None = None
-    after: Callable[[], None] | None = None
-    attached: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +41,7 @@ class _Waiting:
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Wheel:
+class Wheel(WheelState):
     """Ticks every line every 20 ms, measures by how much each frame was late, and lets new calls in one by one.
 
     A frame is due at its slot's time. When the process was held up for longer than a turn, a line gets one frame and
@@ -66,7 +57,7 @@ class Wheel:
         self._duties: list[_Duty] = []
         self._waiting: deque[_Waiting] = deque()
         self._late = LogHistogram()
-        self._latenesses: list[int] = []  # those not yet counted
+        self._latenesses = array("q")  # those not yet counted
         self._skipped = 0
         self._began_ns = 0
         self._next = 0  # the number, since the beginning, of the next slot to come
@@ -103,11 +94,12 @@ class Wheel:
         tick: Callable[[int], None],
         lost: Callable[[OSError | ProtocolError], None] | None = None,
         after: Callable[[], None] | None = None,
+        leg: LegState | None = None,
     ) -> Slot:
         """Have `tick(due_ns)` called every 20 ms from now on, in the slot that has fewest lines, and `after()` when all
-        of the slot have been."""
+        of the slot have been. leg: whose these two are, if it is one that can say when it `wakes_ns`."""
         index = min(range(len(self._slots)), key=lambda i: len(self._slots[i]))
-        slot = Slot(index, tick, lost, after)
+        slot = Slot(index, tick, lost, after, leg)
         self._slots[index].append(slot)
         return slot
 
@@ -182,28 +174,18 @@ class Wheel:
                 self._body.cancel()
 
     def _count(self) -> None:
-        self._late.add_all(self._latenesses)
-        self._latenesses.clear()
+        latenesses, self._latenesses = self._latenesses, array("q")
+        self._late.add_all(latenesses)
 
     def _tick(self, bucket: list[Slot], due_ns: int) -> None:
         if len(self._latenesses) >= _COUNTED_AT_ONCE:
             self._count()
-        now_ns, late = self._clock.now_ns, self._latenesses.append
-        slots = tuple(bucket)
-        for slot in slots:
-            if not slot.attached:
-                continue
-            try:
-                slot.tick(due_ns)
-            except (OSError, ProtocolError) as failure:
-                self.detach(slot)
-                if slot.lost is not None:
-                    slot.lost(failure)
-            else:
-                late(now_ns() - due_ns)
-        for slot in slots:
-            if slot.attached and slot.after is not None:
-                slot.after()
+        tick_all(tuple(bucket), due_ns, self._clock.now_ns, self._latenesses, self._failed)
+
+    def _failed(self, slot: Slot, failure: OSError | ProtocolError) -> None:
+        self.detach(slot)
+        if slot.lost is not None:
+            slot.lost(failure)
 
     def _skip_to(self, number: int, now_ns: int) -> None:
         """Give up the frames that were due before slot `number`: every line has a later one that is due too."""

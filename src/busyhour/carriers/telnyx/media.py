@@ -31,13 +31,11 @@ class TelnyxFrames:
     error_shape: ErrorShape = "payload"
     carrier: str = "Telnyx"
     malformed_max: int | None = 100
-    _tail: bytes = field(init=False)
+    head: bytes = HEAD
+    tail: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tail = b'"},"stream_id":"%b"}' % self.stream_id.encode()
-
-    def audio(self, payload_b64: bytes, *, sequence: int, chunk: int) -> bytes:
-        return HEAD % (sequence, chunk + 1, chunk * 20) + payload_b64 + self._tail
+        self.tail = b'"},"stream_id":"%b"}' % self.stream_id.encode()
 
     def numbering(self, sequence: int) -> Mapping[str, str]:
         return {"sequence_number": str(sequence), "stream_id": self.stream_id}

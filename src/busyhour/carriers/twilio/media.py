@@ -24,13 +24,11 @@ class TwilioFrames:
     stream_sid: str
     carrier: str = "Twilio"
     malformed_max: int | None = None  # Twilio warns of the first, and goes on
-    _tail: bytes = field(init=False)
+    head: bytes = HEAD
+    tail: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tail = b'"},"streamSid":"%b"}' % self.stream_sid.encode()
-
-    def audio(self, payload_b64: bytes, *, sequence: int, chunk: int) -> bytes:
-        return HEAD % (sequence, chunk + 1, chunk * 20) + payload_b64 + self._tail
+        self.tail = b'"},"streamSid":"%b"}' % self.stream_sid.encode()
 
     def numbering(self, sequence: int) -> Mapping[str, str]:
         return {"sequenceNumber": str(sequence), "streamSid": self.stream_sid}

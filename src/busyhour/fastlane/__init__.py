@@ -1,0 +1,72 @@
+"""The fast lane: what is done for each of the hundred frames a second of a call, compiled.
+
+A frame of 20 ms that is as nearly all are takes the fast lane, in which no Python is run: numbered, masked and handed
+to the kernel on the way out; stamped, recognised, decoded and judged on the way in. Any other (a mark, a frame of
+another length, one of a call that is recorded or disturbed, the first after silence) goes the long way, in Python, in
+the same order. So the lane is a short cut and nothing else: without it everything is the same, but for the number of
+calls that a core carries (docs/decisions/0021-a-compiled-lane.md).
+
+It is compiled when busyhour is installed, where there is a C compiler. `WHY_NOT` says why it is not in use, "" if it
+is; BUSYHOUR_PLAIN=1 in the environment leaves it out.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+NO_HUSH = -1
+NO_CHUNK = -1
+
+if TYPE_CHECKING:
+    from busyhour.fastlane.plain import (
+        DisturbanceState,
+        Ear,
+        InboxState,
+        LegState,
+        Meter,
+        PlayoutState,
+        Slot,
+        SpeakingState,
+        StreamState,
+        WheelState,
+        ear_of,
+        meter_of,
+        tick_all,
+    )
+
+__all__ = [
+    "NO_CHUNK",
+    "NO_HUSH",
+    "WHY_NOT",
+    "DisturbanceState",
+    "Ear",
+    "InboxState",
+    "LegState",
+    "Meter",
+    "PlayoutState",
+    "Slot",
+    "SpeakingState",
+    "StreamState",
+    "WheelState",
+    "ear_of",
+    "meter_of",
+    "tick_all",
+]
+
+
+def _lane() -> tuple[ModuleType, str]:
+    if os.environ.get("BUSYHOUR_PLAIN"):
+        why_not = "BUSYHOUR_PLAIN is set"
+    else:
+        try:
+            return import_module("busyhour.fastlane._compiled"), ""
+        except ImportError as problem:
+            why_not = str(problem)
+    return import_module("busyhour.fastlane.plain"), why_not
+
+
+_LANE, WHY_NOT = _lane()
+globals().update({name: getattr(_LANE, name) for name in __all__ if name not in globals()})
