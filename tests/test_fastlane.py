@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from busyhour import fastlane
 from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.clock import SystemClock, VirtualClock
+from busyhour.fastlane import plain
 from busyhour.media.codec import Codec, codec
 from busyhour.media.leg import Leg
 from busyhour.media.speech import WINDOWS_PER_SECOND, loud_windows
@@ -99,6 +101,14 @@ def test_what_is_no_frame_in_base64_is_left_to_python(named: Codec) -> None:
         assert meter.loud(good[:-4] + wrong_end) is None or (not good.endswith(b"=") and wrong_end == b"AAAA")
     assert meter.loud(good[:-4]) is None
     assert meter.loud(b"") is None
+
+
+@compiled
+@given(st.lists(st.integers(-5, 300) | st.integers(0, 1 << 40) | st.integers(0, 1 << 62)))
+def test_durations_are_counted_as_in_python(durations_ns: list[int]) -> None:
+    # Beyond 2**53 numpy's doubles round a duration up to the next bucket: four months.
+    durations = array("q", [min(duration, 1 << 53) for duration in durations_ns])
+    assert fastlane.upper_edges(durations, 7) == plain.upper_edges(durations, 7)
 
 
 # ---------------------------------------------------------------- what an agent sends

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bulk": {"model", "share"},
     "clock": FOUNDATION,
     "timers": FOUNDATION | {"clock"},
-    "histogram": FOUNDATION,
+    "histogram": FOUNDATION | {"fastlane"},
     "arrivals": FOUNDATION,
     # the judging half: numbers and records in, verdicts out
     "statistics": FOUNDATION,

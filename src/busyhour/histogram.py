@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 
+from busyhour.fastlane import upper_edges
 from busyhour.model import MS, Sample
 
 _PRECISION_BITS = 7  # 64 buckets to the octave: none is wider than 1/64 (1.6 %) of its value
@@ -26,13 +28,9 @@ class LogHistogram:
         upper = _upper_edge(ns)
         self._counts[upper] = self._counts.get(upper, 0) + count
 
-    def add_all(self, durations_ns: Sequence[int]) -> None:
-        """Count them, each as `add` does: 0.1 us for one of a thousand instead of 0.3."""
-        durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
-        bits = np.frexp(durations.astype(np.float64))[1].astype(np.int64)
-        shift = np.maximum(bits - _PRECISION_BITS, 0)
-        uppers = np.where(durations, (((durations >> shift) + 1) << shift) - 1, 0)
-        for upper, count in zip(*(found.tolist() for found in np.unique(uppers, return_counts=True)), strict=True):
+    def add_all(self, durations_ns: array[int]) -> None:
+        """Count them, each as `add` does, at a small part of its cost."""
+        for upper, count in upper_edges(durations_ns, _PRECISION_BITS):
             self._counts[upper] = self._counts.get(upper, 0) + count
 
     def drain(self, at_ns: int, source: str, name: str) -> list[Sample]:

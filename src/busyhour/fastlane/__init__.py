@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ear_of,
         meter_of,
         tick_all,
+        upper_edges,
     )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "ear_of",
     "meter_of",
     "tick_all",
+    "upper_edges",
 ]
 
 

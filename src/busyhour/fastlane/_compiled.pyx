@@ -282,6 +282,34 @@ def tick_all(tuple slots, long long due_ns, object now_ns, array.array latenesse
             slot.after()
 
 
+cdef int _counts[58 << 7]  # by shift, and by what is left of the duration
+
+
+def upper_edges(array.array durations_ns, int precision_bits):
+    """As in `plain`, for seven bits."""
+    cdef long long duration_ns
+    cdef Py_ssize_t i, most = 0, bucket
+    cdef int shift
+    if precision_bits != 7 or durations_ns.typecode != "q":
+        raise ValueError(f"{precision_bits} bits of an array of {durations_ns.typecode}")
+    memset(_counts, 0, sizeof(_counts))
+    for i in range(len(durations_ns)):
+        duration_ns = max(durations_ns.data.as_longlongs[i], 0)
+        shift = 0
+        while duration_ns >> shift >= 128:
+            shift += 1
+        bucket = shift << 7 | duration_ns >> shift
+        _counts[bucket] += 1
+        most = max(most, bucket)
+    found = []
+    for bucket in range(most + 1):
+        if _counts[bucket]:
+            shift = bucket >> 7
+            duration_ns = bucket & 127
+            found.append((((duration_ns + 1) << shift) - 1 if shift else duration_ns, _counts[bucket]))
+    return found
+
+
 # ---------------------------------------------------------------- from the agent
 
 

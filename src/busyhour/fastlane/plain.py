@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from picows import WSListener, WSTransport
 
 from busyhour.errors import ProtocolError
@@ -158,3 +159,17 @@ def tick_all(
     for slot in slots:
         if slot.attached and slot.after is not None and (slot.leg is None or slot.leg.wakes_ns <= at_ns):
             slot.after()
+
+
+def upper_edges(durations_ns: array[int], precision_bits: int) -> list[tuple[int, int]]:
+    """Durations in buckets whose width is a power of two: the upper edge of each that holds one, and how many it holds.
+
+    Those below 2**precision_bits are exact, and no bucket is wider than 2**(1 - precision_bits) of its value. A
+    negative duration counts as 0.
+    """
+    durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
+    bits = np.frexp(durations.astype(np.float64))[1].astype(np.int64)
+    shift = np.maximum(bits - precision_bits, 0)
+    uppers = np.where(durations, (((durations >> shift) + 1) << shift) - 1, 0)
+    found, counts = np.unique(uppers, return_counts=True)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
