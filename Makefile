@@ -64,6 +64,7 @@ LANE := hatch_build.py src/busyhour/fastlane/_compiled.pyx
 $(VENV)/.ready-run: $(BIN)/python requirements/run.txt $(LANE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e systems/voice_agent
+	@$(BIN)/busyhour --version
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready-run requirements/dev.txt

@@ -384,6 +384,7 @@ def main() -> None:
     most = raise_limit() - SPARE_FILES
     if most < 2500:
         console.print(f"{most} calls fit: that is how many files may be open (ulimit -n), less {SPARE_FILES}.")
+    subprocess.run([sys.executable, HERE.parent / "hatch_build.py", HERE / "calls_far_end.pyx"], check=True)
     os.sched_setaffinity(0, {CLIENT_CPU})
     with tempfile.TemporaryDirectory() as folder, console.status("") as status:
         stage = Stage(wanted.seconds, Path(folder), status.update)

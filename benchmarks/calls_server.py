@@ -5,6 +5,7 @@ schedule of its own (twenty slots of 1 ms), silence unless it answers, and it co
 caller stops speaking it answers with half a second of tone that begins in the call's first slot `DELAY_NS` or more
 later; what was played before is cleared, as agents do. It knows both instants, and tells the delay between them.
 
+    python hatch_build.py benchmarks/calls_far_end.pyx      (`calls.py` does it, too)
     python benchmarks/calls_server.py CPU [CERTIFICATE]     commands on stdin: "reset", "tell"; one line of JSON each
 """
 
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
+from calls_far_end import Agent, send_all
+from picows import WSUpgradeRequest, ws_create_server
 
 from busyhour.clock import SystemClock
 from busyhour.media.codec import FRAME_NS, codec
@@ -31,7 +33,6 @@ from busyhour.timers import KernelTimer
 
 SLOTS = 20
 DELAY_NS = 300 * MS
-TEXT = WSMsgType.TEXT
 NOW = SystemClock().now_ns
 SILENCE = base64.b64encode(b"\xff" * 160)
 STREAM_ID = "f2a9b6c1-8a70-4c7e-9d43-0c6f1d0b7e55"
@@ -51,42 +52,6 @@ def tone() -> list[bytes]:
 
 
 SILENT, TONE = frame(b"\xff" * 160), tone()
-
-
-class Agent(WSListener):
-    """One call."""
-
-    def __init__(self, server: Server, number: int) -> None:
-        self.number = number
-        self.received = 0
-        self.answer_from_ns = 0  # when it is to answer what it has heard; 0: nothing
-        self.saying = 0  # frames of the answer that are still to be sent
-        self._heard_ns = 0
-        self._server = server
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.send = transport.send
-        self._server.join(self)
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self._server.leave(self)
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        if frame.msg_type == WSMsgType.CLOSE:
-            transport.send_close()
-            transport.disconnect()
-            return
-        message = frame.get_payload_as_bytes()
-        if message.startswith(b'{"event":"media"'):
-            self.received += 1
-            if SILENCE not in message:
-                self._heard_ns = NOW()
-                self.answer_from_ns = self._heard_ns + DELAY_NS
-
-    def answer(self, due_ns: int) -> None:
-        self._server.delays_ns.append((self.number, due_ns - self._heard_ns))
-        self.answer_from_ns, self.saying = 0, len(TONE)
-        self.send(TEXT, CLEAR)
 
 
 class Server:
@@ -121,16 +86,7 @@ class Server:
             due_ns = self._began_ns + self._next * self._slot_ns
             agents = self._slots[self._next % SLOTS]
             self._next += 1
-            for agent in agents:
-                if agent.saying:
-                    agent.send(TEXT, TONE[-agent.saying])
-                    agent.saying -= 1
-                elif agent.answer_from_ns and due_ns >= agent.answer_from_ns:
-                    agent.answer(due_ns)
-                    agent.send(TEXT, TONE[0])
-                    agent.saying -= 1
-                else:
-                    agent.send(TEXT, SILENT)
+            send_all(agents, due_ns, SILENT, TONE, CLEAR)
             # One stamp for all of a slot: none of its frames was later than this.
             self._late.append((NOW() - due_ns, len(agents)))
 
@@ -180,7 +136,8 @@ async def main() -> None:
     server = Server()
 
     def accept(request: WSUpgradeRequest) -> Agent:
-        return Agent(server, int(request.path.decode().strip("/") or "0"))
+        number = int(request.path.decode().strip("/") or "0")
+        return Agent(server, number, DELAY_NS, SILENCE, server.delays_ns.append)
 
     listening = await ws_create_server(accept, "127.0.0.1", 0, ssl=tls, backlog=4096)
     commands = asyncio.StreamReader()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from picows.picows import _make_test_ws_frame
 
 from busyhour import fastlane
+from busyhour.carriers.agent_socket import Closed
 from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.clock import SystemClock, VirtualClock
@@ -40,6 +42,7 @@ CODECS = [
     codec("L16", 16_000, little_endian=True),
     codec("L16", 48_000),
 ]
+LANE = "busyhour.fastlane._compiled"
 PLAIN = bool(os.environ.get("BUSYHOUR_PLAIN"))
 compiled = pytest.mark.skipif(PLAIN, reason="BUSYHOUR_PLAIN is set: there is no lane to compare")
 
@@ -67,8 +70,19 @@ def test_it_can_be_left_out() -> None:
 
 
 @compiled
-def test_it_is_not_used_with_structures_of_another_version() -> None:
-    assert lane_with("import picows; picows.__version__ = '0.1'").endswith("and this is 0.1")
+@pytest.mark.parametrize(
+    ("change", "why_not"),
+    [
+        ("import picows; picows.__version__ = '0.1'", "and this is 0.1"),
+        (f"import sys; sys.modules[{LANE!r}] = sys", "SOURCE_SHA256"),  # whatever it is
+        (
+            f"import sys, types; sys.modules[{LANE!r}] = types.SimpleNamespace(SOURCE_SHA256='another')",
+            "run make, or python",
+        ),
+    ],
+)
+def test_it_is_not_used_where_it_does_not_fit(change: str, why_not: str) -> None:
+    assert why_not in lane_with(change)
 
 
 # ---------------------------------------------------------------- frames, judged
@@ -272,11 +286,13 @@ def test_most_frames_take_the_lane() -> None:
 
 
 @compiled
-def test_too_many_frames_in_a_second_are_too_many_in_the_lane_too() -> None:
-    clock = VirtualClock()
-    rig = Rig(clock, by_lane=True)
-    clock.run(performed(rig, [("silence", 40, 20), *[("silence", 40, 0)] * 60]))
-    assert any("more than 2000 frames in a second" in str(what) for _, what in rig.told)
+def test_frames_that_take_the_lane_count_among_those_that_are_too_many() -> None:
+    rig = Rig(StillClock(), by_lane=True)
+    for _ in range(4):
+        rig.socket._socket.passed(500)
+    assert not rig.told
+    rig.socket._socket.passed(500)
+    assert [what for _, what in rig.told] == ["more than 2000 frames in a second"]
 
 
 # ---------------------------------------------------------------- what an agent gets
@@ -405,10 +421,8 @@ ON_THE_WIRE: dict[str, tuple[bytes, bytes]] = {  # and which windows are loud
 }
 
 
-async def cut(frames: Sequence[str], cuts: Sequence[int]) -> tuple[Rig, bytes]:
-    """A stream that gets those frames over a socket, in so many octets at a time; and what it should have heard."""
-    data = b"".join(ON_THE_WIRE[name][0] for name in ["tone", *frames])
-    end = websocket_frame(1, MESSAGES["mark"][1])
+async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None]:
+    """A stream that gets this over a socket, so many octets at a time, and then a mark; how it ended, if it did."""
     talking = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -429,9 +443,9 @@ async def cut(frames: Sequence[str], cuts: Sequence[int]) -> tuple[Rig, bytes]:
             at += size
             for _ in range(3):  # let it be read, or not: both is to be right
                 await asyncio.sleep(0)
-        writer.write(end)
-        await writer.drain()
-        await reader.read()
+        writer.write(websocket_frame(1, MESSAGES["mark"][1]))
+        with suppress(OSError):
+            await reader.read()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -439,17 +453,42 @@ async def cut(frames: Sequence[str], cuts: Sequence[int]) -> tuple[Rig, bytes]:
     async with rig.studio.turning():
         host, port = server.sockets[0].getsockname()
         await rig.socket.open(f"ws://{host}:{port}", headers={}, timeout_seconds=10)
+        closed = asyncio.create_task(rig.socket.closed())
         talking.set()
         async with asyncio.timeout(20):
-            while not rig.leg._playout.marks:
+            while not rig.leg._playout.marks and not closed.done():
                 rig.studio.decode()
                 await asyncio.sleep(0)
-        assert rig.socket._socket._transport is not None
-        rig.direct = not rig.socket._socket._transport.underlying_transport.is_reading()
+        how = closed.result() if closed.done() else None
+        transport = rig.socket._socket._transport
+        assert transport is not None
+        rig.direct = not transport.underlying_transport.is_reading()
         rig.socket.close()
-        await rig.socket.closed()
+        await closed
         server.close()
+    return rig, how
+
+
+async def cut(frames: Sequence[str], cuts: Sequence[int]) -> tuple[Rig, bytes]:
+    """A stream that gets those frames; and what it should have heard."""
+    rig, _ = await fed(b"".join(ON_THE_WIRE[name][0] for name in ["tone", *frames]), cuts)
     return rig, b"".join(ON_THE_WIRE[name][1] for name in ["tone", *frames])
+
+
+@compiled
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"\x81\xfe" + len(media(TONE)).to_bytes(2) + bytes(4) + media(TONE),  # masked, by a mask that changes nothing
+        b"\x81\x7f" + len(media(TONE)).to_bytes(8) + media(TONE),  # a length in eight octets that two could hold
+    ],
+)
+def test_what_breaks_the_protocol_is_not_taken(wrong: bytes) -> None:
+    good = ON_THE_WIRE["tone"][0]
+    _, how = uvloop.run(fed(4 * good + wrong + good))
+    assert how is not None
+    assert not how.clean
+    assert how.how.startswith("websocket: ")
 
 
 @compiled

@@ -233,6 +233,8 @@ class AgentSocket(WSListener):
             return
         self.inbox.read()
         if kind == WSMsgType.CLOSE:
+            if self.ear is not None:
+                self.ear.leave(False)  # what comes after it is not read
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif self._deaf or kind == WSMsgType.PONG:

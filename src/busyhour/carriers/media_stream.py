@@ -203,6 +203,7 @@ class MediaStream:
             self._owner.stream_dialled(channel)
             await socket.open(channel.url, headers=channel.headers, timeout_seconds=CONNECT_SECONDS)
         except Refused as refused:
+            socket.close()
             if self._socket is socket:
                 self._forget()
                 self._owner.stream_refused(channel, str(refused))

@@ -13,7 +13,9 @@ is; BUSYHOUR_PLAIN=1 in the environment leaves it out.
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -59,13 +61,22 @@ __all__ = [
 ]
 
 
+def _compiled() -> ModuleType:
+    """Raises ImportError if it is of another source, and whatever modules raise that do not fit together."""
+    found = import_module("busyhour.fastlane._compiled")
+    source = Path(__file__).with_name("_compiled.pyx")
+    if source.exists() and sha256(source.read_bytes()).hexdigest() != found.SOURCE_SHA256:
+        raise ImportError("its source has changed since it was compiled: run make, or python hatch_build.py")
+    return found
+
+
 def _lane() -> tuple[ModuleType, str]:
     if os.environ.get("BUSYHOUR_PLAIN"):
         why_not = "BUSYHOUR_PLAIN is set"
     else:
         try:
-            return import_module("busyhour.fastlane._compiled"), ""
-        except ImportError as problem:
+            return _compiled(), ""
+        except Exception as problem:
             why_not = str(problem)
     return import_module("busyhour.fastlane.plain"), why_not
 

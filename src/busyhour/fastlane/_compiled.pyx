@@ -14,6 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
 
 import asyncio
+import sys
 import time
 
 import picows
@@ -40,7 +41,7 @@ cdef extern from *:
     #define EPOLL_CTL_DEL 2
     #endif
     #ifndef BUSYHOUR_PICOWS
-    #error "BUSYHOUR_PICOWS: the version of picows whose structures are used here"
+    #error "BUSYHOUR_PICOWS: the version of picows whose structures are used here; BUSYHOUR_SOURCE: the SHA-256 of this"
     #endif
     static long long busyhour_now_ns(void) {
         struct timespec now;
@@ -60,13 +61,17 @@ cdef extern from *:
     Py_ssize_t recv(int fd, void* buffer, size_t size, int flags) noexcept nogil
     int close(int fd) noexcept nogil
     const char* BUSYHOUR_PICOWS
+    const char* BUSYHOUR_SOURCE
     long long busyhour_now_ns() noexcept nogil
 
 
 if picows.__version__ != BUSYHOUR_PICOWS.decode():
     raise ImportError(f"it was compiled for picows {BUSYHOUR_PICOWS.decode()}, and this is {picows.__version__}")
 
-cdef object _SYSTEM_NOW = time.monotonic_ns
+SOURCE_SHA256 = BUSYHOUR_SOURCE.decode()
+
+# Elsewhere Python's monotonic clock need not be CLOCK_MONOTONIC (on macOS it is not): then it is asked itself.
+cdef object _SYSTEM_NOW = time.monotonic_ns if sys.platform == "linux" else None
 cdef long long _FRAME_NS = 20_000_000
 cdef long long _QUEUED_NS_MAX = 30_000_000_000
 cdef int _TOLD_AFTER = 500  # frames taken here, before the socket is told of them: it bears so many in a second
@@ -96,6 +101,7 @@ cdef class InboxState:
     cdef Intake _intake
 
     def open(self):
+        self.close()
         self._intake = Intake()
 
     def close(self):
@@ -419,6 +425,7 @@ cdef class Ear(WSListener):
     cdef InboxState _inbox
     cdef long long _handed  # `reads` of the inbox, when a frame was handed on
     cdef int _taken  # and not told yet
+    cdef bint _handing_on
     cdef Intake _intake  # that reads the socket; None: its transport does
     cdef WSTransport _transport  # whose socket that is
 
@@ -479,12 +486,13 @@ cdef class Ear(WSListener):
         cdef int found = leg._meter.measure(message + before, loud)
         if found < 0:
             return False
+        stream._received += 1  # before it is heard: it may be the last of its call
         if found or not leg._playout.hushed(at_ns):
             windows = PyBytes_FromStringAndSize(loud, leg._meter.windows)
             if not (found and leg._steady and leg._playout.went_on(windows, at_ns)):
                 if not leg.take_windows(windows, at_ns):
+                    stream._received -= 1
                     return False
-        stream._received += 1
         self._taken += 1
         if self._taken == _TOLD_AFTER:
             self._tell()
@@ -497,7 +505,9 @@ cdef class Ear(WSListener):
     cdef int _join(self, WSTransport transport) except -1:
         """Nothing of this socket waits in the transport: from now on the intake may read it."""
         cdef Intake intake = self._inbox._intake
-        if intake is None or self.stream is None or transport.is_secure or transport.is_disconnected:
+        if intake is None or transport is None or self._handing_on or self.stream is None:
+            return 0
+        if transport.is_secure or transport.is_disconnected:
             return 0
         if intake.add(transport._socket, self):
             self._intake, self._transport = intake, transport
@@ -505,12 +515,10 @@ cdef class Ear(WSListener):
         return 0
 
     def failed(self, bug):
-        """As picows does with an exception of its listener: it ends the connection, and is raised by who waits for that."""
-        transport = self._transport
+        """The connection ends, and who waits for its end raises the bug."""
         self._socket.bug = bug
         self.leave(False)
-        if transport is not None:
-            transport.disconnect(False)
+        self._socket.break_off()
 
     cpdef leave(self, bint resume):
         """The transport reads again, if it is to resume."""
@@ -532,7 +540,7 @@ cdef class Ear(WSListener):
             return 0
         while size and self.stream is not None:
             header, message = _measured(<unsigned char*>data, size)
-            if header < 0 or header + message > size or data[0] != <char>0x81:  # a whole text, without a mask
+            if header < 0 or message > size - header or not _is_plain_text(<unsigned char*>data, message):
                 break
             if not self._takes(data + header, message):
                 break
@@ -554,15 +562,19 @@ cdef class Ear(WSListener):
         if not whole:
             self.leave(False)
         protocol = transport.underlying_transport.get_protocol()
-        while size and not transport.is_disconnected:
-            view = protocol.get_buffer(-1)
-            PyObject_GetBuffer(view, &room, PyBUF_WRITABLE)
-            count = min(size, room.len)
-            memcpy(room.buf, data, count)
-            PyBuffer_Release(&room)
-            protocol.buffer_updated(count)
-            data += count
-            size -= count
+        self._handing_on = True
+        try:
+            while size and not transport.is_disconnected:
+                view = protocol.get_buffer(-1)
+                PyObject_GetBuffer(view, &room, PyBUF_WRITABLE)
+                count = min(size, room.len)
+                memcpy(room.buf, data, count)
+                PyBuffer_Release(&room)
+                protocol.buffer_updated(count)
+                data += count
+                size -= count
+        finally:
+            self._handing_on = False
         if not whole and self._intake is None and not transport.is_disconnected:
             transport.underlying_transport.resume_reading()
         return 0
@@ -585,6 +597,11 @@ cdef (Py_ssize_t, Py_ssize_t) _measured(const unsigned char* frame, Py_ssize_t s
         if message < 0:
             return -1, 0
     return header + (4 if frame[1] & 0x80 else 0), message
+
+
+cdef bint _is_plain_text(const unsigned char* frame, Py_ssize_t message) noexcept:
+    """Whether it is a text in one piece, without a mask, its length written as RFC 6455 wants it: below 64 KB."""
+    return frame[0] == 0x81 and (frame[1] == message or (frame[1] == 126 and message >= 126))
 
 
 cdef bint _ends_whole(const unsigned char* data, Py_ssize_t size) noexcept:
