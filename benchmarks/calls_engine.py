@@ -109,7 +109,7 @@ def lateness(samples: Sequence[Sample]) -> dict[str, object]:
     late = [sample for sample in samples if sample.name == "send_lateness_ms"]
     values, counts = [sample.value for sample in late], [sample.count for sample in late]
     skipped = sum(sample.value for sample in samples if sample.name == "frames_skipped")
-    quantiles = {str(q): weighted_quantile(values, counts, q) for q in (0.5, 0.99, 0.999)}
+    quantiles = {str(q): weighted_quantile(values, counts, q) for q in (0.5, 0.95, 0.99, 0.999)}
     return {"late_ms": quantiles, "skipped": skipped}
 
 
