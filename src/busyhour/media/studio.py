@@ -177,7 +177,10 @@ class Studio:
 
     def batch(self, codec: Codec) -> Batch:
         """Where the frames of that codec wait to be decoded."""
-        return self._batches.setdefault(codec, Batch(codec))
+        found = self._batches.get(codec)
+        if found is None:
+            found = self._batches[codec] = Batch(codec)
+        return found
 
     def decode(self) -> None:
         """Read and decode all that has arrived."""
