@@ -64,7 +64,7 @@ def compiled(source: Path, folder: Path) -> Path:
     facts = {"PICOWS": metadata.version("picows"), "SOURCE": sha256(source.read_bytes()).hexdigest()}
     with TemporaryDirectory() as work:
         macros = [(f"BUSYHOUR_{fact}", f'"{value}"') for fact, value in facts.items()]
-        extension = Extension(name, [str(source)], define_macros=macros, extra_compile_args=["-O3"])
+        extension = Extension(name, [str(source)], define_macros=macros, extra_compile_args=["-O3", "-g0"])
         command = build_ext(
             Distribution({"ext_modules": cythonize([extension], build_dir=work, quiet=True, force=True)})
         )

@@ -331,8 +331,7 @@ async def test_a_share_is_given_back_on_every_way_out(by: str) -> None:
         stopped = False
         for _ in range(400):  # who stops it may have to wait for a processor
             await asyncio.sleep(0.0005)
-            stopped = stopped or "T" in {one.state for one in proc.tree(endpoint.pids)}
-            if stopped:
+            if stopped := "T" in {one.state for one in proc.tree(endpoint.pids)}:
                 break
         return group_of(endpoint.pids[0]), stopped
 

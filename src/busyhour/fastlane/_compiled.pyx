@@ -2,7 +2,7 @@
 """The compiled fast lane; what it is for stands in `__init__`, what the attributes mean in `plain`.
 
 Nothing here decides anything that Python would decide otherwise: what is not exactly as expected is left to it, before
-anything was changed. tests/test_fastlane.py holds both against one another.
+anything was changed. tests/fastlane/ holds both against one another.
 """
 
 cimport cython
