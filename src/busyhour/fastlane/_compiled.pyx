@@ -82,7 +82,7 @@ cdef enum:
     SLACK = 64  # and may mask more than the message
     MESSAGE_MAX = 4096
     READ_MAX = 16384  # of one socket at once
-    SOCKETS_AT_ONCE = 64
+    SOCKETS_AT_ONCE = 256
 
 
 cdef inline long long _now(object now_ns) except? -1:
