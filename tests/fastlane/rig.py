@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from picows import WSMsgType
 from picows.picows import _make_test_ws_frame
 
+from busyhour import fastlane
 from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.media.codec import codec
@@ -22,7 +23,7 @@ from busyhour.model import MS, SECOND, Clock, HeardKind
 
 LANE = "busyhour.fastlane._compiled"
 PLAIN = bool(os.environ.get("BUSYHOUR_PLAIN"))
-compiled = pytest.mark.skipif(PLAIN, reason="BUSYHOUR_PLAIN is set: there is no lane to compare")
+compiled = pytest.mark.skipif(bool(fastlane.WHY_NOT), reason=f"no lane to compare: {fastlane.WHY_NOT}")
 
 
 @dataclass
