@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from busyhour import indicators
@@ -203,6 +203,7 @@ def test_more_than_may_be_kept_is_read_by_phase(tmp_path: Path, monkeypatch: pyt
     parent=st.text(),
     why=st.text() | st.integers(-(2**63), 2**63 - 1) | st.none(),
 )
+@example(outcome="", who="", phase="", parent="", why="a\0b")
 def test_words_of_any_kind_come_back(
     tmp_path_factory: pytest.TempPathFactory, outcome: str, who: str, phase: str, parent: str, why: JSON
 ) -> None:

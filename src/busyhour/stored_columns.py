@@ -20,9 +20,11 @@ _OPERATIONS = (
     "SELECT due_ns, coalesce(began_ns, ?3), coalesce(ended_ns, ?3),"
     f" CASE parent WHEN '' THEN id ELSE parent END, outcome, who, phase{_WHICH}"
 )
-# A detail with a number that JSON has none for (NaN) is no JSON to SQLite: it comes as it lies there, marked as octets.
+# A detail with a number that JSON has none for (NaN) is no JSON to SQLite, and a text with a NUL ends there to it: such
+# a one comes as it lies there, marked as octets.
 _DETAIL = (
-    "CASE WHEN detail = '{{}}' THEN NULL WHEN json_valid(detail) THEN json_extract(detail, ?{number})"
+    "CASE WHEN detail = '{{}}' THEN NULL"
+    " WHEN json_valid(detail) AND NOT instr(detail, '\\u0000') THEN json_extract(detail, ?{number})"
     " ELSE CAST(detail AS BLOB) END"
 )
 _SAMPLES = "SELECT at_ns, value, count FROM samples WHERE source = ? AND name = ? ORDER BY at_ns, rowid"
