@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The compiled fast lane; what it is for stands in `__init__`, what the attributes mean in `plain`.
 
-Nothing here decides anything that Python would decide otherwise: what is not exactly as expected is left to it, before
-anything was changed. tests/fastlane/ holds both against one another.
+Nothing here decides what Python would decide otherwise (docs/decisions/0021 names the exceptions): what is not exactly
+as expected is left to it, before anything was changed. tests/fastlane/ holds both against one another.
 """
 
 cimport cython
@@ -324,7 +324,7 @@ cdef class Meter:
     """Which windows of a frame are loud (`media.speech.loud_windows`), for frames of one codec in base64."""
 
     cdef readonly Py_ssize_t payload_bytes, windows
-    cdef Py_ssize_t _frame_bytes, _window_samples, _padding
+    cdef Py_ssize_t _window_samples, _padding
     cdef bint _linear, _little_endian
     cdef double _least_power
     cdef short _decoding[256]
@@ -335,7 +335,7 @@ cdef class Meter:
             raise ValueError(f"a table of {len(decoding)} bytes, and not of 256 samples")
         if frame_bytes > OCTETS_MAX or frame_bytes % ((2 if self._linear else 1) * window_samples):
             raise ValueError(f"frames of {frame_bytes} bytes, windows of {window_samples} samples")
-        self._frame_bytes, self._window_samples = frame_bytes, window_samples
+        self._window_samples = window_samples
         self._padding = (3 - frame_bytes % 3) % 3
         self.payload_bytes = (frame_bytes + 2) // 3 * 4
         self.windows = frame_bytes // (2 if self._linear else 1) // window_samples
@@ -449,7 +449,6 @@ cdef class Ear(WSListener):
         self._socket.resume_writing()
 
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        cdef long long at_ns
         if self._intake is None and frame.last_in_buffer and not frame.tail_size:
             self._join(transport)
         if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:

@@ -65,9 +65,7 @@ class Batch:
         self._window_samples = codec.rate_hz // WINDOWS_PER_SECOND
         linear = codec.sample_bytes == 2
         decoding = b"" if linear else codec.decode(bytes(range(256))).tobytes()
-        self.meter = meter_of(
-            codec.frame_bytes, codec.rate_hz // WINDOWS_PER_SECOND, decoding, codec.little_endian, LEAST_POWER
-        )
+        self.meter = meter_of(codec.frame_bytes, self._window_samples, decoding, codec.little_endian, LEAST_POWER)
         self._rows: list[tuple[Ear, int, bytes]] = []
         self.append = self._rows.append  # (ear, at_ns, octets); exactly `codec.frame_bytes` of them
 
