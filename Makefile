@@ -59,7 +59,7 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busyhour needs Python 3.11 or newer; run: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-LANE := hatch_build.py src/busyhour/fastlane/_compiled.pyx
+LANE := hatch_build.py $(wildcard src/busyhour/fastlane/*.px*)
 
 $(VENV)/.ready-run: $(BIN)/python requirements/run.txt $(LANE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt

@@ -61,7 +61,8 @@ def compiled(source: Path, folder: Path) -> Path:
 
     top = ROOT / "src" if source.is_relative_to(ROOT / "src") else source.parent
     name = ".".join(source.relative_to(top).with_suffix("").parts)
-    facts = {"PICOWS": metadata.version("picows"), "SOURCE": sha256(source.read_bytes()).hexdigest()}
+    read = b"".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.pxi"))))
+    facts = {"PICOWS": metadata.version("picows"), "SOURCE": sha256(read).hexdigest()}
     with TemporaryDirectory() as work:
         macros = [(f"BUSYHOUR_{fact}", f'"{value}"') for fact, value in facts.items()]
         extension = Extension(name, [str(source)], define_macros=macros, extra_compile_args=["-O3", "-g0"])

@@ -18,12 +18,13 @@ import multiprocessing
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from importlib import import_module
 from pathlib import Path
 
 import aiohttp
@@ -55,46 +56,48 @@ LOCUST = Path(__file__).with_name("peers") / "locust_http.py"
 # ---------------------------------------------------------------- the servers
 
 
-class Quick(asyncio.Protocol):
-    """Answers at once."""
+class Freezing(asyncio.Protocol):
+    """Answers 10 ms later, or when it no longer stands still: in the first 500 ms of every 5 s it does."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._transport.write(ANSWER * data.count(b"\r\n\r\n"))  # type: ignore[attr-defined]  # a transport that writes
-
-
-class Freezing(Quick):
-    """Answers 10 ms later, or when it no longer stands still: in the first 500 ms of every 5 s it does."""
-
-    def data_received(self, data: bytes) -> None:
-        now_ns = CLOCK.now_ns()
-        into_ns = now_ns % EVERY_NS
+        into_ns = CLOCK.now_ns() % EVERY_NS
         wait_ns = max(0, FROZEN_NS - into_ns)
-        loop = asyncio.get_running_loop()
-        loop.call_later(wait_ns / SECOND + OWN_LATENCY_MS / 1000, super().data_received, data)
+        write = self._transport.write  # type: ignore[attr-defined]  # a transport that writes
+        asyncio.get_running_loop().call_later(wait_ns / SECOND + OWN_LATENCY_MS / 1000, write, ANSWER)
 
 
-def serve(link: Connection, protocol: type[Quick]) -> None:
-    os.sched_setaffinity(0, {SERVER_CPU})
-
+def serve_freezing(listener: socket.socket) -> None:
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, backlog=1024)
-        link.send(server.sockets[0].getsockname()[1])
+        server = await asyncio.get_running_loop().create_server(Freezing, sock=listener)
         await server.serve_forever()
 
     uvloop.run(main())
 
 
+def serve_quick(listener: socket.socket) -> None:
+    import_module("http_far_end").serve(listener.fileno(), ANSWER)  # which `main` has compiled
+
+
+def serve(listener: socket.socket, by: Callable[[socket.socket], None]) -> None:
+    os.sched_setaffinity(0, {SERVER_CPU})
+    by(listener)
+
+
 @contextmanager
-def serving(protocol: type[Quick]) -> Iterator[str]:
-    near, far = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(far, protocol), daemon=True)
+def serving(by: Callable[[socket.socket], None]) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(listener, by), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{near.recv()}"
+        with socket.create_connection(listener.getsockname()) as first:  # it answers: it has started
+            first.sendall(REQUEST)
+            first.recv(len(ANSWER))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
+        listener.close()
         process.terminate()
         process.join()
 
@@ -156,15 +159,15 @@ async def ours(url: str, per_second: float, seconds: float) -> Open:
             write=written.append,
             counts=counts,
         )
-        with quiet_collector():  # as the engine has it during a run
-            await Http([Get("/")], connections=CONNECTIONS).perform_all(stretch)
+        await Http([Get("/")], connections=CONNECTIONS).perform_all(stretch)
         return counts.finished - counts.failed
 
     def readings(name: str) -> list[tuple[float, int]]:
         samples = [entry for entry in written if isinstance(entry, Sample) and entry.name == name]
         return sorted((sample.value, sample.count) for sample in samples)
 
-    cost = await measured(work)
+    with quiet_collector():  # as the engine has it during a run
+        cost = await measured(work)
     return Open(cost, round(per_second * seconds), readings("latency_ms"), readings("send_lateness_ms"))
 
 
@@ -277,7 +280,7 @@ def costs(console: Console, seconds: float, peers: str) -> Iterator[Figure]:
             f"{cost.processor_seconds / cost.seconds:.0%}",
         )  # fmt: skip
 
-    with serving(Quick) as url:
+    with serving(serve_quick) as url:
         row("uvloop + httptools, closed loop, nothing measured (the bound)", uvloop.run(least(url, seconds)))
         best, most = 0, 0.0
         for per_second in RATES:
@@ -317,7 +320,7 @@ def freezing(console: Console) -> Figure:
     table = Table(title="a server that stands still for 500 ms in every 5 s, 200 requests/s, 20 s")
     for column in ("", "p50 ms", "p99 ms"):
         table.add_column(column, justify="right" if column else "left")
-    with serving(Freezing) as url:
+    with serving(serve_freezing) as url:
         found = uvloop.run(ours(url, PER_SECOND, 20))
     truth = true_quantile(0.99)
     table.add_row("the truth", f"{true_quantile(0.5):.1f}", f"{truth:.1f}")
@@ -335,6 +338,8 @@ def main() -> None:
     wanted = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("Two processors are needed, one for the client and one for the server.")
+    here = Path(__file__).resolve().parent
+    subprocess.run([sys.executable, here.parent / "hatch_build.py", here / "http_far_end.pyx"], check=True)
     os.sched_setaffinity(0, {CLIENT_CPU})
     console = Console(width=110)
     table = Table(title="busyhour's figures, one core")

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fastlane": FOUNDATION,
     "media": FOUNDATION | {"clock", "disturbance", "fastlane", "histogram", "timers"},
     "carriers": FOUNDATION | {"clock", "disturbance", "fastlane", "media"},
-    "workloads": FOUNDATION | {"clock", "histogram", "media", "carriers", "timers"},
+    "workloads": FOUNDATION | {"clock", "fastlane", "histogram", "media", "carriers", "timers"},
     "emulators": FOUNDATION | {"admin", "clock", "media", "processes", "timers"},
     "faults": FOUNDATION | {"admin", "clock", "disturbance", "histogram", "proc", "processes", "timers"},
     "probes": FOUNDATION | {"clock", "histogram", "proc"},

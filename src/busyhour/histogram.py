@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 
-import numpy as np
-
-from busyhour.fastlane import upper_edges
+from busyhour.fastlane import decimal_edges, upper_edges
 from busyhour.model import MS, Sample
 
 _PRECISION_BITS = 7  # 64 buckets to the octave: none is wider than 1/64 (1.6 %) of its value
@@ -49,28 +46,21 @@ def _upper_edge(ns: int) -> int:
     return (((ns >> shift) + 1) << shift) - 1
 
 
-_STEPS = np.array([step * 10**power for power in range(18) for step in (1, 2, 5)], dtype=np.int64)
-
-
 class DecimalHistogram:
     """Counts durations in buckets of 0.5 % to 1 % of their value, whose upper edges are round decimal numbers.
 
     Between powers of ten, the edges are 1.00, 1.01, ... 2.00, 2.02, ... 5.00, 5.05, ... 10.0. So every limit of two
     digits (300 ms, 1.2 s) is an edge, and how many readings are over it is known exactly; at any other limit the
     readings of the bucket that it falls into count as over it. There are 350 buckets to a decade, however many the
-    readings; whole batches are counted at some 0.1 us a reading.
+    readings.
     """
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
 
-    def add_all(self, durations_ns: Sequence[int]) -> None:
+    def add_all(self, durations_ns: array[int]) -> None:
         """Count them; a negative one counts as 0."""
-        durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
-        step = _STEPS[np.maximum(np.searchsorted(_STEPS, durations, side="right") - 1, 0)]
-        units = np.maximum(step // 100, 1)
-        uppers, counts = np.unique(-(-durations // units) * units, return_counts=True)
-        for upper, count in zip(uppers.tolist(), counts.tolist(), strict=True):
+        for upper, count in decimal_edges(durations_ns):
             self._counts[upper] = self._counts.get(upper, 0) + count
 
     def drain(self, at_ns: int, source: str, name: str) -> list[Sample]:

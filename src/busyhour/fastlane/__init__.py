@@ -24,16 +24,22 @@ NO_CHUNK = -1
 
 if TYPE_CHECKING:
     from busyhour.fastlane.plain import (
+        Asked,
+        ConnectionState,
         DisturbanceState,
         Ear,
+        FloodState,
         InboxState,
         LegState,
         Meter,
         PlayoutState,
+        Script,
         Slot,
         SpeakingState,
         StreamState,
+        TallyState,
         WheelState,
+        decimal_edges,
         ear_of,
         meter_of,
         tick_all,
@@ -44,16 +50,22 @@ __all__ = [
     "NO_CHUNK",
     "NO_HUSH",
     "WHY_NOT",
+    "Asked",
+    "ConnectionState",
     "DisturbanceState",
     "Ear",
+    "FloodState",
     "InboxState",
     "LegState",
     "Meter",
     "PlayoutState",
+    "Script",
     "Slot",
     "SpeakingState",
     "StreamState",
+    "TallyState",
     "WheelState",
+    "decimal_edges",
     "ear_of",
     "meter_of",
     "tick_all",
@@ -65,9 +77,14 @@ def _compiled() -> ModuleType:
     """Raises ImportError if it is of another source, and whatever modules raise that do not fit together."""
     found = import_module("busyhour.fastlane._compiled")
     source = Path(__file__).with_name("_compiled.pyx")
-    if source.exists() and sha256(source.read_bytes()).hexdigest() != found.SOURCE_SHA256:
+    if source.exists() and sha256(_sources(source)).hexdigest() != found.SOURCE_SHA256:
         raise ImportError("its source has changed since it was compiled: run make, or python hatch_build.py")
     return found
+
+
+def _sources(first: Path) -> bytes:
+    """As hatch_build.py reads them."""
+    return b"".join(path.read_bytes() for path in (first, *sorted(first.parent.glob("*.pxi"))))
 
 
 def _lane() -> tuple[ModuleType, str]:

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The compiled fast lane; what it is for stands in `__init__`, what the attributes mean in `plain`.
 
+Here is what its two parts share, the way of a frame (frames.pxi) and that of a request (requests.pxi).
+
 Nothing here decides what Python would decide otherwise (docs/decisions/0021 names the exceptions): what is not exactly
 as expected is left to it, before anything was changed. tests/fastlane/ holds both against one another.
 """
@@ -10,7 +12,7 @@ from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
 
 import asyncio
@@ -20,11 +22,13 @@ import time
 import picows
 
 from busyhour.errors import ProtocolError
+from busyhour.model import Due
 
 
 cdef extern from *:
     """
     #include <errno.h>
+    #include <strings.h>
     #include <sys/socket.h>
     #include <time.h>
     #include <unistd.h>
@@ -39,6 +43,9 @@ cdef extern from *:
     #define EPOLL_CLOEXEC 0
     #define EPOLL_CTL_ADD 1
     #define EPOLL_CTL_DEL 2
+    #endif
+    #ifndef MSG_NOSIGNAL  /* Python ignores the signal anyway */
+    #define MSG_NOSIGNAL 0
     #endif
     #ifndef BUSYHOUR_PICOWS
     #error "BUSYHOUR_PICOWS: the version of picows whose structures are used here; BUSYHOUR_SOURCE: the SHA-256 of this"
@@ -57,9 +64,11 @@ cdef extern from *:
     int epoll_create1(int flags) noexcept nogil
     int epoll_ctl(int epoll, int what, int fd, epoll_event* event) noexcept nogil
     int epoll_wait(int epoll, epoll_event* events, int most, int timeout_ms) noexcept nogil
-    int EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT
+    int EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL
     Py_ssize_t recv(int fd, void* buffer, size_t size, int flags) noexcept nogil
+    Py_ssize_t send(int fd, const void* buffer, size_t size, int flags) noexcept nogil
     int close(int fd) noexcept nogil
+    int strncasecmp(const char* one, const char* other, size_t size) noexcept nogil
     const char* BUSYHOUR_PICOWS
     const char* BUSYHOUR_SOURCE
     long long busyhour_now_ns() noexcept nogil
@@ -72,16 +81,9 @@ SOURCE_SHA256 = BUSYHOUR_SOURCE.decode()
 
 # Elsewhere Python's monotonic clock need not be CLOCK_MONOTONIC (on macOS it is not): then it is asked itself.
 cdef object _SYSTEM_NOW = time.monotonic_ns if sys.platform == "linux" else None
-cdef long long _FRAME_NS = 20_000_000
-cdef long long _QUEUED_NS_MAX = 30_000_000_000
-cdef int _TOLD_AFTER = 500  # frames taken here, before the socket is told of them: it bears so many in a second
 
 cdef enum:
-    OCTETS_MAX = 1920  # 20 ms of L16 at 48 kHz
-    ROOM = 14  # picows writes its header before the message,
-    SLACK = 64  # and may mask more than the message
-    MESSAGE_MAX = 4096
-    READ_MAX = 16384  # of one socket at once
+    READ_MAX = 65536  # of one socket at once
     SOCKETS_AT_ONCE = 256
 
 
@@ -89,545 +91,24 @@ cdef inline long long _now(object now_ns) except? -1:
     return busyhour_now_ns() if now_ns is _SYSTEM_NOW else now_ns()
 
 
-# ---------------------------------------------------------------- what Python's objects are made of
+# ---------------------------------------------------------------- reading
 
 
-cdef class WheelState:
-    cdef public long long hurry_ns
-
-
-cdef class InboxState:
-    cdef public long long reads
-    cdef Intake _intake
-
-    def open(self):
-        self.close()
-        self._intake = Intake()
-
-    def close(self):
-        intake, self._intake = self._intake, None
-        if intake is not None:
-            intake.close()
-
-
-cdef class DisturbanceState:
-    cdef public bint media
-
-
-cdef class PlayoutState:
-    cdef public long long tells_ns, ended_ns, _whole_ns, _hush_ns, _now_ns
-    cdef public object _queue, _rest
-
-    cdef bint hushed(self, long long arrived_ns) noexcept:
-        """`Playout.push_silence`."""
-        cdef long long ended_ns = self.ended_ns, queued_ns = ended_ns - arrived_ns
-        if self._hush_ns < 0 or ended_ns < self._now_ns or queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
-            return False
-        self._whole_ns = self.ended_ns = ended_ns + _FRAME_NS
-        return True
-
-    cdef bint went_on(self, bytes loud, long long arrived_ns) except -1:
-        """`Playout.push_windows` of a frame in which something is loud, behind another that still plays."""
-        cdef long long ended_ns = self.ended_ns, queued_ns = ended_ns - arrived_ns
-        if self._hush_ns >= 0 or self._rest is not None or ended_ns < self._now_ns or not self._queue:
-            return False
-        if queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
-            return False
-        self._queue.append((ended_ns, ended_ns + _FRAME_NS, loud))
-        self.tells_ns = 0
-        self._whole_ns = self.ended_ns = ended_ns + _FRAME_NS
-        return True
-
-
-cdef class SpeakingState:
-    cdef public tuple payloads
-    cdef public Py_ssize_t next, first_speech, last_speech
-
-
-cdef class Slot:
-    cdef public Py_ssize_t index
-    cdef public object tick, lost, after
-    cdef public LegState leg
-    cdef public bint attached
-
-    def __init__(self, index, tick, lost, after, leg):
-        self.index, self.tick, self.lost, self.after, self.leg = index, tick, lost, after, leg
-        self.attached = True
-
-
-# ---------------------------------------------------------------- to the agent
-
-
-cdef class StreamState:
-    cdef public bytes head, tail, before, after
-    cdef public LegState leg
-    cdef public Ear ear
-    cdef public long long _sequence, _first_chunk, _sent, _received
-
-    cdef bint put(self, bytes payload, long long chunk) except -1:
-        """`MediaSocket.send_audio`; False, and nothing done, if it is to be asked."""
-        cdef char message[ROOM + MESSAGE_MAX + SLACK]
-        cdef char* end
-        if self.ear is None or self.ear.outlet is None or self._first_chunk < 0:
-            return False
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        cdef Py_ssize_t tail_size = PyBytes_GET_SIZE(self.tail)
-        if PyBytes_GET_SIZE(self.head) + size + tail_size > MESSAGE_MAX - 60:  # three numbers of 20 digits
-            return False
-        cdef long long number = chunk - self._first_chunk
-        end = _filled(message + ROOM, self.head, self._sequence + 1, number + 1, number * 20)
-        if end is NULL:
-            return False
-        memcpy(end, PyBytes_AS_STRING(payload), size)
-        end += size
-        memcpy(end, PyBytes_AS_STRING(self.tail), tail_size)
-        end += tail_size
-        self._sequence += 1
-        self._sent += 1
-        self.ear.outlet.send_reuse_external_buffer(WSMsgType.TEXT, message + ROOM, end - message - ROOM)
-        return True
-
-
-cdef char* _filled(char* at, bytes head, long long first, long long second, long long third) noexcept:
-    """`head % (first, second, third)`, written to `at`: its end, or NULL if there are not three times "%d" in it."""
-    cdef const char* rest = PyBytes_AS_STRING(head)
-    cdef const char* end = rest + PyBytes_GET_SIZE(head)
-    cdef const char* found
-    cdef long long numbers[3]
-    cdef int i
-    numbers[0], numbers[1], numbers[2] = first, second, third
-    for i in range(3):
-        found = <const char*>memchr(rest, c"%", end - rest)
-        if found is NULL or found + 1 >= end or found[1] != c"d":
-            return NULL
-        memcpy(at, rest, found - rest)
-        at = _digits(at + (found - rest), numbers[i])
-        rest = found + 2
-    memcpy(at, rest, end - rest)
-    return at + (end - rest)
-
-
-cdef char* _digits(char* at, long long number) noexcept:
-    """A number of 0 or more."""
-    cdef char digits[20]
-    cdef int count = 0
-    while True:
-        digits[count] = <char>(c"0" + number % 10)
-        count += 1
-        number //= 10
-        if not number:
-            break
-    while count:
-        count -= 1
-        at[0] = digits[count]
-        at += 1
-    return at
-
-
-# ---------------------------------------------------------------- a leg
-
-
-cdef class LegState:
-    cdef public long long wakes_ns, _sent
-    cdef public object _tape, _ended
-    cdef public DisturbanceState disturbance
-    cdef public StreamState _stream
-    cdef public SpeakingState _speaking
-    cdef public bytes _silence
-    cdef public list _held
-    cdef public bint _undecoded, _steady
-    cdef public PlayoutState _playout
-    cdef public Meter _meter
-
-    cdef bint ticked(self, object now_ns) except -1:
-        """`Leg._tick`; False, and nothing done, if it is to be asked."""
-        cdef SpeakingState speaking = self._speaking
-        cdef Py_ssize_t index
-        if self._stream is None or self._held or self.disturbance.media:
-            return False
-        if speaking is None:
-            if not self._stream.put(self._silence, self._sent):
-                return False
-        else:
-            index = speaking.next
-            if index >= len(speaking.payloads) or not self._stream.put(<bytes?>speaking.payloads[index], self._sent):
-                return False
-            if (
-                self._tape is not None
-                or index == speaking.first_speech
-                or index == speaking.last_speech
-                or index + 1 == len(speaking.payloads)
-            ):
-                self._sent_speech(speaking, _now(now_ns))
-            else:
-                speaking.next = index + 1
-        self._sent += 1
-        return True
-
-
-def tick_all(tuple slots, long long due_ns, object now_ns, array.array latenesses, object failed):
-    """As in `plain`."""
-    cdef Slot slot
-    cdef Py_ssize_t count
-    cdef long long at_ns
-    for slot in slots:
-        if not slot.attached:
-            continue
-        try:
-            if slot.leg is None or not slot.leg.ticked(now_ns):
-                slot.tick(due_ns)
-        except (OSError, ProtocolError) as failure:
-            failed(slot, failure)
-        else:
-            count = len(latenesses)
-            array.resize_smart(latenesses, count + 1)
-            latenesses.data.as_longlongs[count] = _now(now_ns) - due_ns
-    at_ns = _now(now_ns)
-    for slot in slots:
-        if slot.attached and slot.after is not None and (slot.leg is None or slot.leg.wakes_ns <= at_ns):
-            slot.after()
-
-
-cdef int _counts[58 << 7]  # by shift, and by what is left of the duration
-
-
-def upper_edges(array.array durations_ns, int precision_bits):
-    """As in `plain`, for seven bits."""
-    cdef long long duration_ns
-    cdef Py_ssize_t i, most = 0, bucket
-    cdef int shift
-    if precision_bits != 7 or durations_ns.typecode != "q":
-        raise ValueError(f"{precision_bits} bits of an array of {durations_ns.typecode}")
-    memset(_counts, 0, sizeof(_counts))
-    for i in range(len(durations_ns)):
-        duration_ns = max(durations_ns.data.as_longlongs[i], 0)
-        shift = 0
-        while duration_ns >> shift >= 128:
-            shift += 1
-        bucket = shift << 7 | duration_ns >> shift
-        _counts[bucket] += 1
-        most = max(most, bucket)
-    found = []
-    for bucket in range(most + 1):
-        if _counts[bucket]:
-            shift = bucket >> 7
-            duration_ns = bucket & 127
-            found.append((((duration_ns + 1) << shift) - 1 if shift else duration_ns, _counts[bucket]))
-    return found
-
-
-# ---------------------------------------------------------------- from the agent
-
-
-@cython.final
-cdef class Meter:
-    """Which windows of a frame are loud (`media.speech.loud_windows`), for frames of one codec in base64."""
-
-    cdef readonly Py_ssize_t payload_bytes, windows
-    cdef Py_ssize_t _window_samples, _padding
-    cdef bint _linear, _little_endian
-    cdef double _least_power
-    cdef short _decoding[256]
-
-    def __init__(self, Py_ssize_t frame_bytes, Py_ssize_t window_samples, bytes decoding, bint little_endian, double least_power):
-        self._linear = not decoding
-        if not self._linear and len(decoding) != sizeof(self._decoding):
-            raise ValueError(f"a table of {len(decoding)} bytes, and not of 256 samples")
-        if frame_bytes > OCTETS_MAX or frame_bytes % ((2 if self._linear else 1) * window_samples):
-            raise ValueError(f"frames of {frame_bytes} bytes, windows of {window_samples} samples")
-        self._window_samples = window_samples
-        self._padding = (3 - frame_bytes % 3) % 3
-        self.payload_bytes = (frame_bytes + 2) // 3 * 4
-        self.windows = frame_bytes // (2 if self._linear else 1) // window_samples
-        self._little_endian, self._least_power = little_endian, least_power * window_samples
-        if not self._linear:
-            memcpy(self._decoding, PyBytes_AS_STRING(decoding), sizeof(self._decoding))
-
-    def loud(self, bytes payload):
-        cdef char found[OCTETS_MAX]
-        if len(payload) != self.payload_bytes or self.measure(PyBytes_AS_STRING(payload), found) < 0:
-            return None
-        return PyBytes_FromStringAndSize(found, self.windows)
-
-    cdef int measure(self, const char* payload, char* loud) noexcept:
-        """`payload_bytes` characters to `windows` octets: 1 if one of them is loud, 0 if none is, -1 for no base64."""
-        cdef unsigned char octets[OCTETS_MAX + 3]
-        cdef Py_ssize_t window, i, at = 0
-        cdef long long total, power
-        cdef int sample, any_loud = 0
-        cdef double n = <double>self._window_samples
-        if not _decoded(<const unsigned char*>payload, self.payload_bytes, self._padding, octets):
-            return -1
-        for window in range(self.windows):
-            total = power = 0
-            for i in range(self._window_samples):
-                if self._linear:
-                    if self._little_endian:
-                        sample = <short>(octets[at] | octets[at + 1] << 8)
-                    else:
-                        sample = <short>(octets[at] << 8 | octets[at + 1])
-                    at += 2
-                else:
-                    sample = self._decoding[octets[at]]
-                    at += 1
-                total += sample
-                power += <long long>sample * sample
-            # The power without its constant part.
-            loud[window] = <double>power - <double>total * <double>total / n >= self._least_power
-            any_loud |= loud[window]
-        return any_loud
-
-
-def meter_of(Py_ssize_t frame_bytes, Py_ssize_t window_samples, bytes decoding, bint little_endian, double least_power):
-    return Meter(frame_bytes, window_samples, decoding, little_endian, least_power)
-
-
-cdef unsigned char _SEXTETS[256]
-cdef const char* _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-cdef int _value
-memset(_SEXTETS, 0xFF, 256)
-for _value in range(64):
-    _SEXTETS[<unsigned char>_ALPHABET[_value]] = _value
-
-
-cdef bint _decoded(const unsigned char* text, Py_ssize_t size, Py_ssize_t padding, unsigned char* octets) noexcept:
-    """Base64 of RFC 4648 with so much padding; False for anything else. It may write up to two octets too many."""
-    cdef unsigned char a, b, c, d, wrong = 0
-    cdef Py_ssize_t at = 0, last = size - 4
-    while at <= last:
-        a, b = _SEXTETS[text[at]], _SEXTETS[text[at + 1]]
-        c, d = _SEXTETS[text[at + 2]], _SEXTETS[text[at + 3]]
-        if at == last and padding:
-            if text[at + 3] != c"=" or (padding == 2 and text[at + 2] != c"="):
-                return False
-            d = 0
-            if padding == 2:
-                c = 0
-            if (b & 0x0F) if padding == 2 else (c & 0x03):  # bits that mean nothing: not for us to judge
-                return False
-        wrong |= a | b | c | d
-        octets[0] = <unsigned char>(a << 2 | b >> 4)
-        octets[1] = <unsigned char>(b << 4 | c >> 2)
-        octets[2] = <unsigned char>(c << 6 | d)
-        octets += 3
-        at += 4
-    return not wrong & 0x80
-
-
-@cython.final
-cdef class Ear(WSListener):
-    """As in `plain`."""
-
-    cdef public WSTransport outlet
-    cdef public StreamState stream
-    cdef object _socket, _now_ns
-    cdef WheelState _wheel
-    cdef InboxState _inbox
-    cdef long long _handed  # `reads` of the inbox, when a frame was handed on
-    cdef int _taken  # and not told yet
-    cdef bint _handing_on
-    cdef Intake _intake  # that reads the socket; None: its transport does
-    cdef WSTransport _transport  # whose socket that is
-
-    def __init__(self, socket):
-        self._socket, self._now_ns = socket, socket.now_ns
-        self._wheel, self._inbox = socket.wheel, socket.inbox
-        self._handed = -1
-
-    cpdef on_ws_connected(self, WSTransport transport):
-        self._socket.on_ws_connected(transport)
-
-    cpdef on_ws_disconnected(self, WSTransport transport):
-        self.leave(False)
-        self.outlet, self.stream = None, None
-        self._socket.on_ws_disconnected(transport)
-
-    cpdef pause_writing(self):
-        self._socket.pause_writing()
-
-    cpdef resume_writing(self):
-        self._socket.resume_writing()
-
-    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        if self._intake is None and frame.last_in_buffer and not frame.tail_size:
-            self._join(transport)
-        if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:
-            if self._takes(frame.payload_ptr, frame.payload_size):
-                return
-        self._handed = self._inbox.reads
-        if self._taken:
-            self._tell()
-        self._socket.on_ws_frame(transport, frame)
-
-    cdef int _tell(self) except -1:
-        taken, self._taken = self._taken, 0
-        self._socket.passed(taken)
-        return 0
-
-    cdef bint _takes(self, char* message, Py_ssize_t size) except -1:
-        """`MediaSocket.heard` and all that comes of it; False, and nothing done, if it is to be asked."""
-        cdef StreamState stream = self.stream
-        cdef LegState leg = stream.leg
-        cdef long long at_ns = _now(self._now_ns)
-        cdef char loud[OCTETS_MAX]
-        cdef Py_ssize_t before, after
-        if stream.before is None or leg is None or leg._ended is not None:
-            return False
-        if leg._meter is None or leg._tape is not None or leg._undecoded or self._handed == self._inbox.reads:
-            return False
-        before, after = PyBytes_GET_SIZE(stream.before), PyBytes_GET_SIZE(stream.after)
-        if size != before + leg._meter.payload_bytes + after or leg.disturbance.media:
-            return False
-        if memcmp(message, PyBytes_AS_STRING(stream.before), before):
-            return False
-        if memcmp(message + size - after, PyBytes_AS_STRING(stream.after), after):
-            return False
-        cdef int found = leg._meter.measure(message + before, loud)
-        if found < 0:
-            return False
-        stream._received += 1  # before it is heard: it may be the last of its call
-        if found or not leg._playout.hushed(at_ns):
-            windows = PyBytes_FromStringAndSize(loud, leg._meter.windows)
-            if not (found and leg._steady and leg._playout.went_on(windows, at_ns)):
-                if not leg.take_windows(windows, at_ns):
-                    stream._received -= 1
-                    return False
-        self._taken += 1
-        if self._taken == _TOLD_AFTER:
-            self._tell()
-        if at_ns >= self._wheel.hurry_ns:
-            self._wheel.hurry()
-        return True
-
-    # ------------------------------------------------------------ read directly
-
-    cdef int _join(self, WSTransport transport) except -1:
-        """Nothing of this socket waits in the transport: from now on the intake may read it."""
-        cdef Intake intake = self._inbox._intake
-        if intake is None or transport is None or self._handing_on or self.stream is None:
-            return 0
-        if transport.is_secure or transport.is_disconnected:
-            return 0
-        if intake.add(transport._socket, self):
-            self._intake, self._transport = intake, transport
-            transport.underlying_transport.pause_reading()
-        return 0
-
-    def failed(self, bug):
-        """The connection ends, and who waits for its end raises the bug."""
-        self._socket.bug = bug
-        self.leave(False)
-        self._socket.break_off()
-
-    cpdef leave(self, bint resume):
-        """The transport reads again, if it is to resume."""
-        intake, self._intake = self._intake, None
-        transport, self._transport = self._transport, None
-        if intake is None:
-            return
-        intake.remove((<WSTransport>transport)._socket)
-        if resume and not transport.is_disconnected:
-            transport.underlying_transport.resume_reading()
-
-    cdef int readable(self, char* data) except -1:
-        """Read once, take the frames that can be taken, and hand on the rest. data: room for `READ_MAX` octets."""
-        cdef Py_ssize_t header, message, size = recv(self._transport._socket, data, READ_MAX, MSG_DONTWAIT)
-        if size < 0 and (errno == EAGAIN or errno == EINTR):
-            return 0
-        if size <= 0:
-            self.leave(True)  # the transport will find out the same, and knows what to do
-            return 0
-        while size and self.stream is not None:
-            header, message = _measured(<unsigned char*>data, size)
-            if header < 0 or message > size - header or not _is_plain_text(<unsigned char*>data, message):
-                break
-            if not self._takes(data + header, message):
-                break
-            data += header + message
-            size -= header + message
-        if size:
-            self._hand_on(data, size)
-        return 0
-
-    cdef int _hand_on(self, char* data, Py_ssize_t size) except -1:
-        """To picows, as if its transport had read it; when that leaves it in the middle of a frame, it is to read on."""
-        cdef Py_buffer room
-        cdef Py_ssize_t count
-        cdef bint whole = _ends_whole(<unsigned char*>data, size)
-        transport = self._transport
-        if transport is None or transport.underlying_transport.is_closing():  # it is over, and hears nothing more
-            self.leave(False)
-            return 0
-        if not whole:
-            self.leave(False)
-        protocol = transport.underlying_transport.get_protocol()
-        self._handing_on = True
-        try:
-            while size and not transport.is_disconnected:
-                view = protocol.get_buffer(-1)
-                PyObject_GetBuffer(view, &room, PyBUF_WRITABLE)
-                count = min(size, room.len)
-                memcpy(room.buf, data, count)
-                PyBuffer_Release(&room)
-                protocol.buffer_updated(count)
-                data += count
-                size -= count
-        finally:
-            self._handing_on = False
-        if not whole and self._intake is None and not transport.is_disconnected:
-            transport.underlying_transport.resume_reading()
-        return 0
-
-
-cdef (Py_ssize_t, Py_ssize_t) _measured(const unsigned char* frame, Py_ssize_t size) noexcept:
-    """How long the header of a WebSocket frame is, and what follows it (RFC 6455, 5.2); -1 if that cannot be told."""
-    cdef Py_ssize_t header, message
-    cdef int i
-    if size < 2:
-        return -1, 0
-    message, header = frame[1] & 0x7F, 2
-    if message >= 126:
-        header = 4 if message == 126 else 10
-        if size < header:
-            return -1, 0
-        message = 0
-        for i in range(2, header):
-            message = message << 8 | frame[i]
-        if message < 0:
-            return -1, 0
-    return header + (4 if frame[1] & 0x80 else 0), message
-
-
-cdef bint _is_plain_text(const unsigned char* frame, Py_ssize_t message) noexcept:
-    """Whether it is a text in one piece, without a mask, its length written as RFC 6455 wants it: below 64 KB."""
-    return frame[0] == 0x81 and (frame[1] == message or (frame[1] == 126 and message >= 126))
-
-
-cdef bint _ends_whole(const unsigned char* data, Py_ssize_t size) noexcept:
-    """Whether it is nothing but whole frames."""
-    cdef Py_ssize_t header, message
-    while size:
-        header, message = _measured(data, size)
-        if header < 0 or message > size - header:
-            return False
-        data += header + message
-        size -= header + message
-    return True
-
-
-@cython.final
 cdef class Intake:
-    """Reads the sockets of all ears, by an epoll of its own under the loop's: one callback for all that can be read."""
+    """Reads sockets by an epoll of its own under the loop's: one callback for all that can be read.
+
+    Who reads one has `leave(resume)`, which takes it away, and `failed(bug)`.
+    """
 
     cdef int _epoll
     cdef object _loop
-    cdef dict _ears  # by descriptor
+    cdef dict _readers  # by descriptor
 
     def __cinit__(self):
         self._epoll = -1
 
     def __init__(self):
-        self._ears = {}
+        self._readers = {}
         self._loop = asyncio.get_running_loop()
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll >= 0:
@@ -638,45 +119,47 @@ cdef class Intake:
             close(self._epoll)
 
     def close(self):
-        for ear in list(self._ears.values()):
-            (<Ear>ear).leave(True)
+        for reader in list(self._readers.values()):
+            reader.leave(True)
         if self._epoll >= 0:
             self._loop.remove_reader(self._epoll)
             close(self._epoll)
             self._epoll = -1
 
-    cdef bint add(self, int fd, Ear ear) except -1:
+    cdef bint add(self, int fd, object reader) except -1:
         """False if it cannot be read here."""
         cdef epoll_event event
         event.events, event.data.fd = EPOLLIN, fd
         if self._epoll < 0 or epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
             return False
-        self._ears[fd] = ear
+        self._readers[fd] = reader
         return True
 
     cdef int remove(self, int fd) except -1:
-        self._ears.pop(fd, None)
+        self._readers.pop(fd, None)
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
         return 0
+
+    cdef int read(self, object reader, char* data) except -1:
+        """There is something to be read. data: room for `READ_MAX` octets."""
+        raise NotImplementedError
 
     def _readable(self):
         cdef epoll_event events[SOCKETS_AT_ONCE]
         cdef char data[READ_MAX]
         cdef int i, count = epoll_wait(self._epoll, events, SOCKETS_AT_ONCE, 0)
-        cdef Ear ear
         for i in range(count):
-            found = self._ears.get(events[i].data.fd)
-            if found is None:  # it left since
+            reader = self._readers.get(events[i].data.fd)
+            if reader is None:  # it left since
                 continue
-            ear = <Ear>found
             if events[i].events != <unsigned>EPOLLIN:  # an error, or the end
-                ear.leave(True)
+                reader.leave(True)
                 continue
             try:
-                ear.readable(data)
+                self.read(reader, data)
             except BaseException as bug:
-                ear.failed(bug)
+                reader.failed(bug)
 
 
-def ear_of(socket):
-    return Ear(socket)
+include "frames.pxi"
+include "requests.pxi"

@@ -1,11 +1,12 @@
 """What the fast lane works on, where it is not compiled: plain objects with the same names, and no short cuts.
 
-All that a call does is written in Python, in `media` and `carriers`. These are the few attributes of it that the
-compiled lane reads and writes as well.
+All that a call does is written in Python, in `media` and `carriers`, and what a request does in `workloads.http`. These
+are the few attributes of it that the compiled lane reads and writes as well.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from picows import WSListener, WSTransport
 
 from busyhour.errors import ProtocolError
+from busyhour.model import Due
 
 
 class WheelState:
@@ -173,3 +175,134 @@ def upper_edges(durations_ns: array[int], precision_bits: int) -> list[tuple[int
     uppers = np.where(durations, (((durations >> shift) + 1) << shift) - 1, 0)
     found, counts = np.unique(uppers, return_counts=True)
     return list(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+# ---------------------------------------------------------------- requests
+
+
+class TallyState:
+    """Of a `Tally`; all in ns."""
+
+    _latencies: array[int]
+    _services: array[int]
+    _latenesses: array[int]
+    wants_from_ns: int  # the next success that ends no earlier is wanted as an operation
+
+
+class Script:
+    """What an arrival asks, one after another, and the bytes of each. simple: it is one request, and any answer from
+    200 to 399 will do."""
+
+    __slots__ = ("encoded", "requests", "simple")
+
+    def __init__(self, requests: tuple[Any, ...], encoded: tuple[bytes, ...], simple: bool) -> None:
+        self.requests, self.encoded, self.simple = requests, encoded, simple
+
+
+class Asked:
+    """A request of an arrival, under way or waiting for a connection."""
+
+    __slots__ = ("again", "began_ns", "due_ns", "number", "script", "step")
+
+    def __init__(self, script: Script, number: int, due_ns: int, step: int = 0) -> None:
+        self.script, self.number, self.due_ns, self.step = script, number, due_ns, step
+        self.began_ns = 0  # when it was written to a connection; 0: not yet
+        self.again = False  # it was sent before, on a connection that the server had closed
+
+
+class FloodState:
+    """Of a `Flood`."""
+
+    now_ns: Callable[[], int]
+    _due_ns: Callable[[int, int, int], int | Due]  # of its schedule
+    _ended_ns: int | None  # when the schedule had no more
+    _waiting: deque[Asked]
+    _idle: list[Any]  # connections
+    _scripts: list[Script]
+    _tally: Any
+    _began_ns: int
+    _at_once: int
+    _first: int  # the number of its first arrival, from 1,
+    _every: int  # and so many further the next, of those of all processes
+    _number: int  # of its own arrivals so far
+    _started: int
+    _finished: int
+    _dropped: int
+    _pending: bool  # the schedule wants to be asked again when one has finished
+    _closing: bool
+    _bodies: bool  # are looked at
+
+    def read_directly(self) -> None:
+        """From now on, on the running loop, the sockets of its connections may be."""
+
+    def read_no_more(self) -> None:
+        """Harmless where they were not."""
+
+    def start_due(self, now_ns: int, most: int) -> int | Due | None:
+        """Start what is due, at most so many arrivals: what the schedule says of the next; None if it was not asked."""
+        for _ in range(most):
+            due = self._due_ns(self._number, self._finished + self._dropped, now_ns - self._began_ns)
+            if isinstance(due, Due) or self._began_ns + due > now_ns:
+                return due
+            number = self._first + self._number * self._every
+            self._number += 1
+            if self._started - self._finished >= self._at_once:
+                self._dropped += 1
+                continue
+            self._started += 1
+            due_ns = self._began_ns + due
+            self._tally.late(now_ns - due_ns)
+            asked = Asked(self._scripts[(number - 1) % len(self._scripts)], number, due_ns)  # they take turns
+            connection = self._idle_one()
+            if connection is not None:
+                connection.ask(asked, now_ns)
+            else:
+                self._wait(asked)
+        return None
+
+    def _idle_one(self) -> Any:
+        while self._idle:
+            connection = self._idle.pop()  # the last that was used: the others may be closed by a server that counts
+            if not connection.closed:
+                return connection
+        return None
+
+    @abstractmethod
+    def _wait(self, asked: Asked) -> None:
+        """There is no connection for it yet."""
+
+
+class ConnectionState:
+    """Of a `Connection`."""
+
+    asked: Asked | None
+    closed: bool
+    _read: bool  # something of the answer to `asked`
+    _owner: Any
+    _transport: Any
+
+    def join(self) -> None:
+        """Nothing that the server has sent waits in the transport: from now on the lane may read the socket."""
+
+    def leave(self, resume: bool) -> None:
+        """The lane reads it no more; whether its transport is to. Harmless where it did not."""
+
+    def put(self, _request: bytes) -> bool:
+        """Send it by the lane, which is False where it is to be sent by the transport."""
+        return False
+
+
+def decimal_edges(durations_ns: array[int]) -> list[tuple[int, int]]:
+    """Durations in buckets whose edges are 1.00, 1.01, ... 2.00, 2.02, ... 5.00, 5.05, ... 10.0 times a power of ten:
+    the upper edge of each that holds one, and how many it holds.
+
+    A negative duration counts as 0, and one of more than 31 years as that.
+    """
+    durations = np.clip(np.asarray(durations_ns, dtype=np.int64), 0, 2 * _STEPS[-1])
+    step = _STEPS[np.maximum(np.searchsorted(_STEPS, durations, side="right") - 1, 0)]
+    units = np.maximum(step // 100, 1)
+    uppers, counts = np.unique(-(-durations // units) * units, return_counts=True)
+    return list(zip(uppers.tolist(), counts.tolist(), strict=True))
+
+
+_STEPS = np.array([step * 10**power for power in range(18) for step in (1, 2, 5)], dtype=np.int64)

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
-from busyhour.workloads.http.asking import Request
+from busyhour.fastlane import Asked, ConnectionState
 
 _HEAD_BYTES_MAX = 64 * 1024
 _BODY_BYTES_MAX = 16 * 1024 * 1024
-
-
-class Script(NamedTuple):
-    """What an arrival asks, one after another, and the bytes of each."""
-
-    requests: Sequence[Request]
-    encoded: Sequence[bytes]
-    simple: bool  # any answer from 200 to 399 to its only request will do
-
-
-class Asked:
-    """A request of an arrival, under way or waiting for a connection."""
-
-    __slots__ = ("again", "began_ns", "due_ns", "number", "script", "step")
-
-    def __init__(self, script: Script, number: int, due_ns: int, step: int = 0) -> None:
-        self.script, self.number, self.due_ns, self.step = script, number, due_ns, step
-        self.began_ns = 0  # when it was written to a connection; 0: not yet
-        self.again = False  # it was sent before, on a connection that the server had closed
 
 
 class Owner(Protocol):
@@ -52,22 +32,22 @@ class Owner(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
+class Connection(ConnectionState, asyncio.Protocol):
     """Stamps an answer when the last of its bytes is read, before any of them is looked at.
 
-    `on_body` is there only where bodies are wanted: a callback less for each answer where they are not.
+    `on_body` is there only where bodies are wanted: a callback less for each answer where they are not. From its second
+    answer on, those of the plainest kind may be taken by the lane.
     """
 
     __slots__ = (
-        "_body", "_complete", "_head", "_keep", "_owner", "_parser", "_read", "_served", "_size", "_status",
-        "_transport", "asked", "closed", "on_body",
+        "_body", "_complete", "_head", "_keep", "_parser", "_served", "_size", "_status", "on_body",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, *, bodies: bool) -> None:
         self.asked: Asked | None = None
         self.closed = False
         self._owner = owner
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport = None
         self._served = False
         self._status = 0
         self._keep = False
@@ -81,15 +61,17 @@ class Connection(asyncio.Protocol):
 
     def ask(self, asked: Asked, now_ns: int) -> None:
         assert self.asked is None
-        assert self._transport is not None
         self.asked = asked
         asked.began_ns = now_ns
-        self._transport.write(asked.script.encoded[asked.step])
+        request = asked.script.encoded[asked.step]
+        if not self.put(request):
+            self._transport.write(request)
 
     def abort(self) -> Asked | None:
         """Close it at once; what was under way is given back and not told of."""
         asked, self.asked = self.asked, None
         self.closed = True
+        self.leave(False)
         if self._transport is not None:
             self._transport.abort()
         return asked
@@ -126,6 +108,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self.leave(False)
         try:
             if self.asked is not None:
                 now_ns = self._owner.now_ns()
@@ -170,6 +153,7 @@ class Connection(asyncio.Protocol):
         else:
             self._owner.answered(asked, self._status, b"", now_ns)
         if keep:
+            self.join()
             self._owner.ready(self)
 
     def _over_at_length(self, asked: Asked, now_ns: int) -> None:

@@ -17,10 +17,11 @@ from itertools import chain
 from urllib.parse import urlsplit
 
 from busyhour.bulk import Stretch
+from busyhour.fastlane import Asked, FloodState, Script
 from busyhour.model import SECOND, Due, Operation
 from busyhour.timers import TimerAlarms
 from busyhour.workloads.http.asking import Request
-from busyhour.workloads.http.connection import Asked, Connection, Script
+from busyhour.workloads.http.connection import Connection
 from busyhour.workloads.tally import Tally
 
 _APART_NS = 100_000  # what is due within this of the last taking up is taken up together: an alarm costs as a request
@@ -62,10 +63,10 @@ def _verifying() -> ssl.SSLContext:
 
 def _scripted(requests: Sequence[Request], address: Address) -> Script:
     simple = len(requests) == 1 and not requests[0].status and not requests[0].checks
-    return Script(requests, [request.encoded(address.named) for request in requests], simple)
+    return Script(tuple(requests), tuple(request.encoded(address.named) for request in requests), simple)
 
 
-class Flood:
+class Flood(FloodState):
     """Performs one phase: `await run()` once. Owns its connections (`connection.Owner`)."""
 
     def __init__(
@@ -77,26 +78,30 @@ class Flood:
         connections: int,
         timeout_ns: int,
     ) -> None:
-        self.now_ns = stretch.clock.now_ns
+        self.now_ns, self._began_ns, self._at_once = stretch.clock.now_ns, stretch.began_ns, stretch.at_once
         self._stretch, self._address = stretch, address
+        self._due_ns = stretch.arrivals.due_ns
+        self._first = stretch.share.number(0) + 1
+        self._every = stretch.share.number(1) + 1 - self._first
         self._scripts = [_scripted(script, address) for script in scripts]
         self._bodies = any(request.checks for request in chain.from_iterable(scripts))
         self._most, self._timeout_ns = connections, timeout_ns
-        self._counts, self._tally = stretch.counts, Tally(stretch.phase, stretch.write)
-        self._number = 0  # of arrivals so far
-        self._ended_ns: int | None = None  # when the schedule had no more
-        self._waiting: deque[Asked] = deque()
-        self._idle: list[Connection] = []
+        self._tally = Tally(stretch.phase, stretch.write)
+        self._number = self._started = self._finished = self._failed = self._dropped = 0
+        self._ended_ns = None
+        self._waiting = deque()
+        self._idle = []
         self._open: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._pending = False  # the schedule wants to be asked again when one has finished
+        self._pending = self._closing = False
         self._over = asyncio.Event()
         self._bug: BaseException | None = None
-        self._closing = False
 
     async def run(self) -> None:
         """Until the schedule has ended and the last is answered or cut off. A bug of ours is raised."""
         self._alarms = TimerAlarms()
+        if self._at_once > 1:  # else it is over before that pays
+            self.read_directly()
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 try:
@@ -112,7 +117,9 @@ class Flood:
             self._alarms.close()
             for connection in list(self._open):
                 connection.abort()
+            self.read_no_more()
             self._tally.write(self.now_ns())
+            self._tell()
         if self._bug is not None:
             raise self._bug
 
@@ -127,12 +134,18 @@ class Flood:
             if self._pending:  # a schedule may also end while all that it has let in goes on
                 self._take_up()
             self._tally.count()
+            self._tell()
             now_ns = self.now_ns()
             if now_ns >= write_ns:
                 write_ns = now_ns + _WRITE_NS
                 self._tally.write(now_ns)
             if self._ended_ns is not None and now_ns - self._ended_ns >= self._stretch.drain_seconds * SECOND:
                 return
+
+    def _tell(self) -> None:
+        counts = self._stretch.counts
+        counts.started, counts.finished = self._started, self._finished
+        counts.failed, counts.dropped = self._failed, self._dropped
 
     # ---------------------------------------------------------------- arrivals
 
@@ -141,48 +154,24 @@ class Flood:
         if self._closing or self._ended_ns is not None:
             return
         try:
-            counts, stretch = self._counts, self._stretch
-            began_ns, now_ns = stretch.began_ns, self.now_ns()
-            scripts, late = self._scripts, self._tally.late  # they take turns
-            for _ in range(_AT_A_TIME):
-                due = stretch.arrivals.due_ns(self._number, counts.finished + counts.dropped, now_ns - began_ns)
-                if isinstance(due, Due):
-                    self._pending = due is Due.PENDING
-                    if due is Due.ENDED:
-                        self._ended_ns = now_ns
-                        self._perhaps_over()
-                    return
-                if began_ns + due > now_ns:
-                    self._alarms.at(max(began_ns + due, now_ns + _APART_NS), self._take_up)
-                    return
-                number = stretch.share.number(self._number) + 1
-                self._number += 1
-                if counts.started - counts.finished >= stretch.at_once:
-                    counts.dropped += 1
-                    continue
-                counts.started += 1
-                late(now_ns - began_ns - due)
-                self._start(Asked(scripts[(number - 1) % len(scripts)], number, began_ns + due), now_ns)
-            self._alarms.at(now_ns, self._take_up)
+            now_ns = self.now_ns()
+            due = self.start_due(now_ns, _AT_A_TIME)
+            if isinstance(due, Due):
+                self._pending = due is Due.PENDING
+                if due is Due.ENDED:
+                    self._ended_ns = now_ns
+                    self._perhaps_over()
+            else:
+                at_ns = now_ns if due is None else max(self._began_ns + due, now_ns + _APART_NS)
+                self._alarms.at(at_ns, self._take_up)
         except BaseException as error:  # forwarded, not swallowed: an alarm has no caller of ours
             self.crashed(error)
 
-    def _start(self, asked: Asked, now_ns: int) -> None:
-        connection = self._idle_one()
-        if connection is not None:
-            connection.ask(asked, now_ns)
-        else:
-            self._waiting.append(asked)
-            self._connect_more()
+    def _wait(self, asked: Asked) -> None:
+        self._waiting.append(asked)
+        self._connect_more()
 
     # ---------------------------------------------------------------- connections
-
-    def _idle_one(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()  # the last that was used: the others may be closed by a server that counts
-            if not connection.closed:
-                return connection
-        return None
 
     def _connect_more(self) -> None:
         """As many as there are requests waiting, within the bound."""
@@ -264,7 +253,7 @@ class Flood:
         if asked.step + 1 < len(script.requests):  # its connection is ready at once, or gone
             self._waiting.append(Asked(script, asked.number, now_ns, asked.step + 1))
         else:
-            self._finished()
+            self._finish()
 
     def broken(self, asked: Asked, why: str, now_ns: int, *, unread: bool) -> None:
         if unread and not asked.again and asked.script.requests[asked.step].repeatable:
@@ -280,11 +269,11 @@ class Flood:
             self._tally.keep(self._operation(asked, why, now_ns, status), now_ns)
         for _ in range(asked.step + 1, len(asked.script.requests)):
             self._tally.failed("not reached")  # the rest of the arrival's requests are not absent
-        self._counts.failed += 1
-        self._finished()
+        self._failed += 1
+        self._finish()
 
-    def _finished(self) -> None:
-        self._counts.finished += 1
+    def _finish(self) -> None:
+        self._finished += 1
         if self._ended_ns is not None:
             self._perhaps_over()
         elif self._pending:
@@ -305,7 +294,7 @@ class Flood:
         )
 
     def _perhaps_over(self) -> None:
-        if self._counts.started == self._counts.finished:
+        if self._started == self._finished:
             self._over.set()
 
     def _sweep(self) -> None:
