@@ -246,7 +246,7 @@ cdef class Meter:
     """Which windows of a frame are loud (`media.speech.loud_windows`), for frames of one codec in base64."""
 
     cdef readonly Py_ssize_t payload_bytes, windows
-    cdef Py_ssize_t _window_samples, _padding
+    cdef Py_ssize_t _frame_bytes, _window_samples, _padding
     cdef bint _linear, _little_endian
     cdef double _least_power
     cdef short _decoding[256]
@@ -257,7 +257,7 @@ cdef class Meter:
             raise ValueError(f"a table of {len(decoding)} bytes, and not of 256 samples")
         if frame_bytes > OCTETS_MAX or frame_bytes % ((2 if self._linear else 1) * window_samples):
             raise ValueError(f"frames of {frame_bytes} bytes, windows of {window_samples} samples")
-        self._window_samples = window_samples
+        self._frame_bytes, self._window_samples = frame_bytes, window_samples
         self._padding = (3 - frame_bytes % 3) % 3
         self.payload_bytes = (frame_bytes + 2) // 3 * 4
         self.windows = frame_bytes // (2 if self._linear else 1) // window_samples
@@ -271,15 +271,25 @@ cdef class Meter:
             return None
         return PyBytes_FromStringAndSize(found, self.windows)
 
+    def loud_of(self, bytes octets):
+        cdef char found[OCTETS_MAX]
+        if len(octets) != self._frame_bytes:
+            raise ValueError(f"a frame of {len(octets)} octets, and not of {self._frame_bytes}")
+        self.judge(<const unsigned char*>PyBytes_AS_STRING(octets), found)
+        return PyBytes_FromStringAndSize(found, self.windows)
+
     cdef int measure(self, const char* payload, char* loud) noexcept:
         """`payload_bytes` characters to `windows` octets: 1 if one of them is loud, 0 if none is, -1 for no base64."""
         cdef unsigned char octets[OCTETS_MAX + 3]
+        if not _decoded(<const unsigned char*>payload, self.payload_bytes, self._padding, octets):
+            return -1
+        return self.judge(octets, loud)
+
+    cdef bint judge(self, const unsigned char* octets, char* loud) noexcept:
         cdef Py_ssize_t window, i, at = 0
         cdef long long total, power
         cdef int sample, any_loud = 0
         cdef double n = <double>self._window_samples
-        if not _decoded(<const unsigned char*>payload, self.payload_bytes, self._padding, octets):
-            return -1
         for window in range(self.windows):
             total = power = 0
             for i in range(self._window_samples):

@@ -109,6 +109,10 @@ class Meter(Protocol):
         """One octet for each window of a frame in base64, 1 if it is loud; None if that is no frame."""
         ...
 
+    def loud_of(self, octets: bytes) -> bytes:
+        """The same of a frame's octets."""
+        ...
+
 
 def ear_of(_socket: object) -> Ear | None:
     """None: the socket is its own."""

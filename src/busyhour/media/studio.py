@@ -75,6 +75,15 @@ class Batch:
             return
         rows = self._rows[:]
         self._rows.clear()
+        if self.meter is None:
+            self._decode_all(rows)
+            return
+        for ear, at_ns, octets in rows:
+            loud = self.meter.loud_of(octets)
+            if (1 in loud or not ear.take_silence(at_ns)) and not ear.take_windows(loud, at_ns):
+                ear.take(self.codec.decode(octets), at_ns)
+
+    def _decode_all(self, rows: Sequence[tuple[Ear, int, bytes]]) -> None:
         octets = np.frombuffer(b"".join([octets for _, _, octets in rows]), np.uint8)
         samples = self.codec.decode(octets.reshape(len(rows), -1))
         loud = loud_windows(samples, self._window_samples)
