@@ -262,7 +262,6 @@ class Leg(LegState):
                 self._studio.decode()
                 return self._next(self._studio.decoded_ns)
             self._waiter = loop.create_future()
-            self._alert()
             # A loop that counts in milliseconds would turn through the last of them.
             timer = loop.call_later(max(left_ns, MS) / SECOND, self._wake)
             try:
