@@ -7,7 +7,8 @@ Every call is a WebSocket with 50 frames a second each way, JSON of some 330 byt
 them. The client has one core, the server (`calls_server.py`) another. A number of calls *holds* when the p99 of how
 late a frame left, from its own schedule, is below 5 ms, every frame was sent, and all of them arrived, both ways. The
 largest that holds is searched for in the same way for every client; one that fails is tried once more. Only ours
-listens to what it gets: it detects speech in every frame, and its callers converse.
+listens to what it gets: it detects speech in every frame, and its callers converse, as often as those of
+plans/telephone.py do.
 """
 
 from __future__ import annotations

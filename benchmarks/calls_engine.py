@@ -30,19 +30,26 @@ from busyhour.carriers.telnyx.call import Call as TelnyxCall
 from busyhour.clock import SystemClock
 from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Endpoint, Operation, Sample
 from busyhour.statistics.exact import weighted_quantile
-from busyhour.workloads.call import Call, Say, Scenario
+from busyhour.workloads.call import Call, Say, Scenario, Silence
 
 CLOCK = SystemClock()
 
 
 def beep() -> Audio:
-    """0.9 s of sound and 0.1 s of silence."""
-    count = 7200
+    """1.8 s of sound and 0.1 s of silence."""
+    count = 14_400
     noise = np.random.default_rng(1).normal(0, 3000, count).astype(np.int16)
     return Audio("beep", "beep", np.concatenate([noise, np.zeros(800, np.int16)]), 8000, 0, count)
 
 
-WORKLOAD = Call([Scenario("talk", [Say(beep())] * 100, think_ms=(700, 1700))], CallSetup(id=""))
+TURN_SECONDS = 5.7  # as in plans/telephone.py: there a caller speaks for 1.9 s, the agent for 2.6
+SAYING = [Say(beep())] * 100
+
+
+def conversation(random: Random) -> Call:
+    """It begins anywhere within a turn: calls that were dialled one after another do not speak in unison."""
+    steps = [Silence(random.uniform(0, TURN_SECONDS)), *SAYING]
+    return Call([Scenario("talk", steps, think_ms=(500, 1300))], CallSetup(id=""))
 
 
 class Calls:
@@ -73,16 +80,17 @@ class Calls:
                 self._lines.append(line)
                 yield line
 
+        random = Random(number)
         arrival = Arrival(
             id=f"calls/{number}",
             phase="calls",
             due_ns=CLOCK.now_ns(),
             clock=CLOCK,
-            random=Random(number),
+            random=random,
             dial=dial,
             record=self._record,
         )
-        await WORKLOAD.perform(arrival)
+        await conversation(random).perform(arrival)
 
     def _record(self, operation: Operation) -> None:
         """Nothing is kept of it but what is told: a run writes it to its journal."""

@@ -2,7 +2,7 @@
 
 Speaks Telnyx's media frames on ws://127.0.0.1:PORT/<call number>. To each call it sends 50 frames a second on an exact
 schedule of its own (twenty slots of 1 ms), silence unless it answers, and it counts the frames that it gets. When a
-caller stops speaking it answers with half a second of tone that begins in the call's first slot `DELAY_NS` or more
+caller stops speaking it answers with 2.6 s of tone that begins in the call's first slot `DELAY_NS` or more
 later; what was played before is cleared, as agents do. It knows both instants, and tells the delay between them.
 
     python hatch_build.py benchmarks/calls_far_end.pyx      (`calls.py` does it, too)
@@ -45,8 +45,8 @@ def frame(octets: bytes) -> bytes:
 
 
 def tone() -> list[bytes]:
-    """Half a second of 440 Hz, at full level from the first sample on."""
-    at = np.arange(4000) / 8000
+    """2.6 s of 440 Hz, at full level from the first sample on."""
+    at = np.arange(20_800) / 8000
     octets = codec("PCMU").encode((8000 * np.cos(2 * np.pi * 440 * at)).astype(np.int16))
     return [frame(octets[i : i + 160]) for i in range(0, len(octets), 160)]
 

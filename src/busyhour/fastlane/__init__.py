@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 NO_HUSH = -1
+JOINED_WINDOWS = 200  # so many make half a second: no longer stretch of sound is joined with what follows
 NO_CHUNK = -1
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "JOINED_WINDOWS",
     "NO_CHUNK",
     "NO_HUSH",
     "WHY_NOT",

@@ -9,6 +9,7 @@ cdef enum:
     ROOM = 14  # picows writes its header before the message,
     SLACK = 64  # and may mask more than the message
     MESSAGE_MAX = 4096
+    JOINED_WINDOWS = 200  # as in `__init__`
 
 
 # ---------------------------------------------------------------- what Python's objects are made of
@@ -51,14 +52,25 @@ cdef class PlayoutState:
     cdef bint went_on(self, bytes loud, long long arrived_ns) except -1:
         """`Playout.push_windows` of a frame in which something is loud, behind another that still plays."""
         cdef long long ended_ns = self.ended_ns, queued_ns = ended_ns - arrived_ns
+        cdef Py_ssize_t last
         if self._hush_ns >= 0 or self._rest is not None or ended_ns < self._now_ns or not self._queue:
             return False
         if queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
             return False
-        self._queue.append((ended_ns, ended_ns + _FRAME_NS, loud))
+        last = len(self._queue) - 1
+        tail = <tuple>self._queue[last]
+        if tail[1] == ended_ns and _solid(loud) and len(<bytes>tail[2]) < JOINED_WINDOWS and _solid(<bytes>tail[2]):
+            self._queue[last] = (tail[0], ended_ns + _FRAME_NS, <bytes>tail[2] + loud)
+        else:
+            self._queue.append((ended_ns, ended_ns + _FRAME_NS, loud))
         self.tells_ns = 0
         self._whole_ns = self.ended_ns = ended_ns + _FRAME_NS
         return True
+
+
+cdef inline bint _solid(bytes loud) noexcept:
+    """Whether all of it is."""
+    return memchr(PyBytes_AS_STRING(loud), 0, PyBytes_GET_SIZE(loud)) is NULL
 
 
 cdef class SpeakingState:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import NO_HUSH, PlayoutState
+from busyhour.fastlane import JOINED_WINDOWS, NO_HUSH, PlayoutState
 from busyhour.media.codec import FRAME_NS
 from busyhour.media.speech import WINDOW_NS, WINDOWS_PER_SECOND, loud_windows
 from busyhour.model import SECOND, Samples
@@ -81,7 +81,7 @@ class Playout(PlayoutState):
         ended_ns = began_ns + len(loud) * WINDOW_NS
         if 1 in loud:
             self._end_hush()
-            self._queue.append((began_ns, ended_ns, loud))
+            self._append(began_ns, ended_ns, loud)
             self.tells_ns = 0
         elif self._hush_ns == NO_HUSH:
             self._hush_ns = began_ns
@@ -182,6 +182,16 @@ class Playout(PlayoutState):
             self._whole_ns = self.ended_ns = self.run_ns = arrived_ns + self._jitter_buffer_ns
         elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
             raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")
+
+    def _append(self, began_ns: int, ended_ns: int, loud: bytes) -> None:
+        """Behind the queue. What is loud throughout, as most of a sentence is, makes a few long stretches."""
+        queue = self._queue
+        if queue and 0 not in loud:
+            first_ns, last_ns, before = queue[-1]
+            if last_ns == began_ns and len(before) < JOINED_WINDOWS and 0 not in before:
+                queue[-1] = first_ns, ended_ns, before + loud
+                return
+        queue.append((began_ns, ended_ns, loud))
 
     def _end_hush(self) -> None:
         """The silence behind the queue becomes part of it."""
