@@ -221,14 +221,15 @@ class AgentSocket(WSListener):
             self._hearer.socket_opened(self.now_ns())
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        at_ns = self.now_ns()
+        now_ns = self.now_ns()
+        at_ns = now_ns if self.ear is None else self.ear.arrived_ns or now_ns
         self._frames_left -= 1
         if self._frames_left < 0:
-            self._count_anew(at_ns)
+            self._count_anew(now_ns)
         kind = frame.msg_type
         if (kind is TEXT or kind is BINARY) and frame.fin and self._frames_left >= 0:  # nearly all of them
             self._put((self, kind, frame.get_payload_as_bytes(), at_ns))
-            if at_ns >= self.wheel.hurry_ns:  # the sockets that can be read may be hundreds
+            if now_ns >= self.wheel.hurry_ns:  # the sockets that can be read may be hundreds
                 self.wheel.hurry()
             return
         self.inbox.read()

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 NO_HUSH = -1
+LEAST_GAP_NS = 10_000_000  # a shorter hole in what plays is concealed by any receiver
 JOINED_WINDOWS = 200  # so many make half a second: no longer stretch of sound is joined with what follows
 NO_CHUNK = -1
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOINED_WINDOWS",
+    "LEAST_GAP_NS",
     "NO_CHUNK",
     "NO_HUSH",
     "WHY_NOT",

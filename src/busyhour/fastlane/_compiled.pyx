@@ -22,12 +22,14 @@ import time
 import picows
 
 from busyhour.errors import ProtocolError
+from busyhour.fastlane import JOINED_WINDOWS, LEAST_GAP_NS
 from busyhour.model import Due
 
 
 cdef extern from *:
     """
     #include <errno.h>
+    #include <string.h>
     #include <strings.h>
     #include <sys/socket.h>
     #include <time.h>
@@ -55,6 +57,36 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return (long long)now.tv_sec * 1000000000LL + now.tv_nsec;
     }
+    #ifdef __linux__  /* which stamps what arrives for a socket, by the clock on the wall, if it is asked to */
+    static int busyhour_have_stamped(int fd) {
+        int on = 1;
+        return setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    }
+    static ssize_t busyhour_receive(int fd, void *data, size_t size, long long *arrived_ns) {
+        union { char octets[CMSG_SPACE(sizeof(struct timespec))]; struct cmsghdr aligned; } control;
+        struct iovec room = {data, size};
+        struct msghdr message = {0};
+        struct timespec stamp, wall;
+        message.msg_iov = &room;
+        message.msg_iovlen = 1;
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+        ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT);
+        struct cmsghdr *told = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+        *arrived_ns = 0;
+        if (told && told->cmsg_level == SOL_SOCKET && told->cmsg_type == SCM_TIMESTAMPNS) {
+            memcpy(&stamp, CMSG_DATA(told), sizeof stamp);
+            clock_gettime(CLOCK_REALTIME, &wall);
+            long long age_ns = (long long)(wall.tv_sec - stamp.tv_sec) * 1000000000LL + wall.tv_nsec - stamp.tv_nsec;
+            if (age_ns >= 0 && age_ns < 1000000000LL)  /* else that clock was set meanwhile */
+                *arrived_ns = busyhour_now_ns() - age_ns;
+        }
+        return got;
+    }
+    #else
+    #define busyhour_have_stamped(fd) (-1)
+    #define busyhour_receive(fd, data, size, arrived_ns) (*(arrived_ns) = 0, recv(fd, data, size, MSG_DONTWAIT))
+    #endif
     """
     ctypedef union epoll_data_t:
         int fd
@@ -72,6 +104,8 @@ cdef extern from *:
     const char* BUSYHOUR_PICOWS
     const char* BUSYHOUR_SOURCE
     long long busyhour_now_ns() noexcept nogil
+    int busyhour_have_stamped(int fd) noexcept nogil
+    Py_ssize_t busyhour_receive(int fd, void* data, size_t size, long long* arrived_ns) noexcept nogil
 
 
 if picows.__version__ != BUSYHOUR_PICOWS.decode():
@@ -85,6 +119,9 @@ cdef object _SYSTEM_NOW = time.monotonic_ns if sys.platform == "linux" else None
 cdef enum:
     READ_MAX = 65536  # of one socket at once
     SOCKETS_AT_ONCE = 256
+
+
+cdef long long _UNREAD_NS_MAX = 100_000_000
 
 
 cdef inline long long _now(object now_ns) except? -1:
@@ -101,6 +138,8 @@ cdef class Intake:
     """
 
     cdef int _epoll
+    cdef bint _reading
+    cdef long long _all_read_ns  # what had arrived by then has been read
     cdef object _loop
     cdef dict _readers  # by descriptor
 
@@ -144,7 +183,27 @@ cdef class Intake:
         """There is something to be read. data: room for `READ_MAX` octets."""
         raise NotImplementedError
 
+    cdef long long read_until(self, long long now_ns) except -1:
+        """All that had arrived by then has been read; no further back than a tenth of a second, for a loop that never
+        comes to the end must hear, too."""
+        cdef epoll_event event
+        if not self._reading and epoll_wait(self._epoll, &event, 1, 0) == 0:
+            return now_ns
+        return max(self._all_read_ns, now_ns - _UNREAD_NS_MAX)
+
     def _readable(self):
+        cdef long long now_ns = busyhour_now_ns()
+        cdef int count
+        self._reading = True
+        try:
+            count = self.read_all()
+        finally:
+            self._reading = False
+        if count < SOCKETS_AT_ONCE:
+            self._all_read_ns = now_ns
+
+    cdef int read_all(self) except -2:
+        """Once each of the sockets that can be, at most `SOCKETS_AT_ONCE`: how many there were."""
         cdef epoll_event events[SOCKETS_AT_ONCE]
         cdef char data[READ_MAX]
         cdef int i, count = epoll_wait(self._epoll, events, SOCKETS_AT_ONCE, 0)
@@ -159,6 +218,7 @@ cdef class Intake:
                 self.read(reader, data)
             except BaseException as bug:
                 reader.failed(bug)
+        return count
 
 
 include "frames.pxi"

@@ -2,6 +2,8 @@
 
 cdef long long _FRAME_NS = 20_000_000
 cdef long long _QUEUED_NS_MAX = 30_000_000_000
+cdef long long _GAP_NS = LEAST_GAP_NS
+cdef Py_ssize_t _JOINED = JOINED_WINDOWS
 cdef int _TOLD_AFTER = 500  # frames taken here, before the socket is told of them: it bears so many in a second
 
 cdef enum:
@@ -9,7 +11,6 @@ cdef enum:
     ROOM = 14  # picows writes its header before the message,
     SLACK = 64  # and may mask more than the message
     MESSAGE_MAX = 4096
-    JOINED_WINDOWS = 200  # as in `__init__`
 
 
 # ---------------------------------------------------------------- what Python's objects are made of
@@ -32,13 +33,18 @@ cdef class InboxState:
         if intake is not None:
             intake.close()
 
+    def read_until(self, long long now_ns):
+        """As in `plain`."""
+        return now_ns if self._intake is None else self._intake.read_until(now_ns)
+
 
 cdef class DisturbanceState:
     cdef public bint media
 
 
 cdef class PlayoutState:
-    cdef public long long tells_ns, ended_ns, _whole_ns, _hush_ns, _now_ns
+    cdef public long long tells_ns, ended_ns, run_ns, _whole_ns, _hush_ns, _now_ns, _jitter_buffer_ns
+    cdef public bint _dry
     cdef public object _queue, _rest
 
     cdef bint hushed(self, long long arrived_ns) noexcept:
@@ -50,16 +56,25 @@ cdef class PlayoutState:
         return True
 
     cdef bint went_on(self, bytes loud, long long arrived_ns) except -1:
-        """`Playout.push_windows` of a frame in which something is loud, behind another that still plays."""
-        cdef long long ended_ns = self.ended_ns, queued_ns = ended_ns - arrived_ns
+        """`Playout.push_windows` of a frame in which something is loud, behind another, with no gap between them."""
+        cdef long long ended_ns = self.ended_ns
         cdef Py_ssize_t last
-        if self._hush_ns >= 0 or self._rest is not None or ended_ns < self._now_ns or not self._queue:
+        arrived_ns = max(arrived_ns, self._now_ns)
+        if self._hush_ns >= 0 or self._rest is not None or self._dry or ended_ns - arrived_ns > _QUEUED_NS_MAX:
             return False
-        if queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
-            return False
+        if arrived_ns > ended_ns:
+            if arrived_ns + self._jitter_buffer_ns - ended_ns >= _GAP_NS:
+                return False
+            ended_ns = self.run_ns = arrived_ns + self._jitter_buffer_ns
         last = len(self._queue) - 1
-        tail = <tuple>self._queue[last]
-        if tail[1] == ended_ns and _solid(loud) and len(<bytes>tail[2]) < JOINED_WINDOWS and _solid(<bytes>tail[2]):
+        tail = <tuple>self._queue[last] if last >= 0 else None
+        if (
+            tail is not None
+            and tail[1] == ended_ns
+            and _solid(loud)
+            and len(<bytes>tail[2]) < _JOINED
+            and _solid(<bytes>tail[2])
+        ):
             self._queue[last] = (tail[0], ended_ns + _FRAME_NS, <bytes>tail[2] + loud)
         else:
             self._queue.append((ended_ns, ended_ns + _FRAME_NS, loud))
@@ -364,6 +379,7 @@ cdef class Ear(WSListener):
 
     cdef public WSTransport outlet
     cdef public StreamState stream
+    cdef readonly long long arrived_ns
     cdef object _socket, _now_ns
     cdef WheelState _wheel
     cdef InboxState _inbox
@@ -412,7 +428,8 @@ cdef class Ear(WSListener):
         """`MediaSocket.heard` and all that comes of it; False, and nothing done, if it is to be asked."""
         cdef StreamState stream = self.stream
         cdef LegState leg = stream.leg
-        cdef long long at_ns = _now(self._now_ns)
+        cdef long long now_ns = _now(self._now_ns)
+        cdef long long at_ns = self.arrived_ns or now_ns
         cdef char loud[OCTETS_MAX]
         cdef Py_ssize_t before, after
         if stream.before is None or leg is None or leg._ended is not None:
@@ -439,7 +456,7 @@ cdef class Ear(WSListener):
         self._taken += 1
         if self._taken == _TOLD_AFTER:
             self._tell()
-        if at_ns >= self._wheel.hurry_ns:
+        if now_ns >= self._wheel.hurry_ns:
             self._wheel.hurry()
         return True
 
@@ -454,6 +471,7 @@ cdef class Ear(WSListener):
             return 0
         if intake.add(transport._socket, self):
             self._intake, self._transport = intake, transport
+            busyhour_have_stamped(transport._socket)
             transport.underlying_transport.pause_reading()
         return 0
 
@@ -475,12 +493,24 @@ cdef class Ear(WSListener):
 
     cdef int readable(self, char* data) except -1:
         """Read once, take the frames that can be taken, and hand on the rest. data: room for `READ_MAX` octets."""
-        cdef Py_ssize_t header, message, size = recv(self._transport._socket, data, READ_MAX, MSG_DONTWAIT)
+        cdef Py_ssize_t header, message, size
+        cdef long long arrived_ns
+        size = busyhour_receive(self._transport._socket, data, READ_MAX, &arrived_ns)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
             self.leave(True)  # the transport will find out the same, and knows what to do
             return 0
+        if arrived_ns and self._now_ns is _SYSTEM_NOW:
+            self.arrived_ns = max(arrived_ns, self._intake._all_read_ns)  # else the clock on the wall was set
+        try:
+            self.take_all(data, size)
+        finally:
+            self.arrived_ns = 0
+        return 0
+
+    cdef int take_all(self, char* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t header, message
         while size and self.stream is not None:
             header, message = _measured(<unsigned char*>data, size)
             if header < 0 or message > size - header or not _is_plain_text(<unsigned char*>data, message):

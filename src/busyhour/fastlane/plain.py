@@ -32,6 +32,10 @@ class InboxState:
     def close(self) -> None:
         """Their transports read them again. Harmless when it is not open."""
 
+    def read_until(self, now_ns: int) -> int:
+        """What had arrived by then was read from the sockets: it is now, if what is not read yet is stamped later."""
+        return now_ns
+
 
 class DisturbanceState:
     media: bool  # whether any vice of media is set
@@ -42,6 +46,9 @@ class PlayoutState:
 
     tells_ns: int
     ended_ns: int
+    run_ns: int
+    _jitter_buffer_ns: int
+    _dry: bool
     _whole_ns: int
     _hush_ns: int  # NO_HUSH: none
     _now_ns: int
@@ -97,6 +104,7 @@ class Ear(WSListener):
 
     outlet: WSTransport | None  # to which may be sent; None: it cannot
     stream: StreamState | None  # whose frames may be taken
+    arrived_ns: int  # when the kernel had what is being taken or handed on; 0: that is not known
 
     def leave(self, resume: bool) -> None:
         """Read it no more; whether its transport is to."""

@@ -7,21 +7,25 @@ from binascii import Error as Base64Error
 from bisect import insort
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import count
 
 import pybase64
 
 from busyhour.disturbance import Disturbance
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import LegState, Slot, SpeakingState, StreamState
+from busyhour.fastlane import LEAST_GAP_NS, LegState, Slot, SpeakingState, StreamState
 from busyhour.media.codec import FRAMES_PER_SECOND, Codec
 from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
-from busyhour.media.speech import Speech
+from busyhour.media.speech import HANGOVER_NS, Speech
 from busyhour.media.studio import Frames, Studio
 from busyhour.media.tape import COMPACT_FRAMES, Tape
 from busyhour.model import MS, SECOND, Audio, CallFailed, Clock, Heard, HeardKind, Samples, Spoken
 from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
+# How much earlier than it must, each leg looks at what goes on sounding. What holds up the process befalls all that
+# sound, and a hangover later all would look at once, which holds it up again: it would get worse with every time.
+_EARLY_NS = (number * 154_508_497 % (HANGOVER_NS // 2) for number in count())  # the golden section of 250 ms
 
 
 class _Speaking(SpeakingState):
@@ -90,6 +94,7 @@ class Leg(LegState):
         self._release: asyncio.TimerHandle | None = None
         self._whole_tape = Tape(self._batch, record_ns) if record_ns else None
         self._tape = self._whole_tape  # while it turns
+        self._early_ns = next(_EARLY_NS)
         self._alert()
 
     # ------------------------------------------------------------ for the carrier
@@ -285,7 +290,7 @@ class Leg(LegState):
         self._undecoded = False
         if self._ended is not None:
             return True
-        if at_ns > self._playout.ended_ns or not self._steady:
+        if not self._steady or self._playout.gap_ns(at_ns) >= LEAST_GAP_NS:
             self._alert()
         try:
             taken = self._playout.push_windows(loud, at_ns)
@@ -346,6 +351,8 @@ class Leg(LegState):
             self._steady = speech.is_within(playout.run_ns)
             tells_ns = speech.offset_ns if self._steady else playout.tells_ns
             self.wakes_ns = min(tells_ns, speech.offset_ns) if speech.sounding else tells_ns
+            if self._steady and now_ns < self.wakes_ns - self._early_ns:
+                self.wakes_ns -= self._early_ns
 
     def _alert(self) -> None:
         """Something has happened: look at it as soon as the next frames are sent."""

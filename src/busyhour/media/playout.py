@@ -88,6 +88,12 @@ class Playout(PlayoutState):
         self._whole_ns = self.ended_ns = ended_ns
         return True
 
+    def gap_ns(self, arrived_ns: int) -> int:
+        """Of silence before what arrives then, if it is pushed: 0 or less if it comes in time."""
+        arrived_ns = max(arrived_ns, self._now_ns)
+        dry_ns = arrived_ns - self.ended_ns
+        return dry_ns + self._jitter_buffer_ns if dry_ns > 0 or self._dry else 0
+
     def push_silence(self, arrived_ns: int) -> bool:
         """The short cut for most frames of a call: 20 ms of silence behind silence. False, and nothing done, if it is
         not that."""

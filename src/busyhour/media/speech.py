@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from busyhour.fastlane import LEAST_GAP_NS
 from busyhour.model import MS, SECOND, Heard, HeardKind, Samples
 
 WINDOW_NS = 2_500_000
@@ -29,7 +30,6 @@ HANGOVER_NS = 500 * MS
 LEAST_POWER = (32_768 * 10 ** (THRESHOLD_DBFS / 20)) ** 2
 _MEMORY_NS = 20 * MS  # of these,
 _DENSE_NS = 10 * MS  # so much must be loud to be speech
-_LEAST_GAP_NS = 10 * MS  # a shorter hole is concealed by any receiver
 _ABRUPT_NS = 50 * MS  # a hole this close to sound on both sides is inside speech
 
 
@@ -70,7 +70,7 @@ class Speech:
 
     def played(self, began_ns: int, ended_ns: int, loud: bytes) -> list[Heard]:
         """Take windows that were played from `began_ns`: one octet each, 1 if loud; the last may be cut short."""
-        if self._played_ns is not None and self.sounding and began_ns - self._played_ns >= _LEAST_GAP_NS:
+        if self._played_ns is not None and self.sounding and began_ns - self._played_ns >= LEAST_GAP_NS:
             self._hole = (self._played_ns, began_ns) if self._played_ns - self._last_ns <= _ABRUPT_NS else None
         self._played_ns = ended_ns
         if 1 not in loud or self._goes_on(began_ns, ended_ns, loud):

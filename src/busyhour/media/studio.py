@@ -168,7 +168,7 @@ class Studio:
         self.wheel.between(self.decode, every=DECODE_EVERY_SLOTS)
         self.disturbance = Disturbance(vices)
         self.inbox = Inbox(self.wheel)
-        self.decoded_ns = 0  # every frame that was stamped before has been given to its ear
+        self.decoded_ns = 0  # every frame that is stamped before has been given to its ear
         self._batches: dict[Codec, Batch] = {}
         self._encoded: OrderedDict[tuple[Audio, Codec], Frames] = OrderedDict()
 
@@ -191,9 +191,9 @@ class Studio:
 
     def decode(self) -> None:
         """Read and decode all that has arrived."""
-        now_ns = self.clock.now_ns()
+        until_ns = self.inbox.read_until(self.clock.now_ns())
         if self.inbox.read():
-            self.decoded_ns = now_ns
+            self.decoded_ns = max(self.decoded_ns, until_ns)
         for batch in self._batches.values():
             batch.decode()
 
