@@ -21,13 +21,14 @@ from typing import cast
 
 import numpy as np
 import uvloop
-from peers.measuring import LINGER_SECONDS, SETTLE_SECONDS, cpu_seconds, raise_limit, rss_kb
+from peers.measuring import LINGER_SECONDS, SETTLE_SECONDS, cpu_seconds, rss_kb
 
 from busyhour.carriers.line import CallerLine
 from busyhour.carriers.media_socket import Counts
 from busyhour.carriers.telnyx import TelnyxStream
 from busyhour.carriers.telnyx.call import Call as TelnyxCall
 from busyhour.clock import SystemClock
+from busyhour.descriptors import widened
 from busyhour.model import MS, SECOND, Arrival, Audio, CallSetup, Endpoint, Operation, Sample
 from busyhour.statistics.exact import weighted_quantile
 from busyhour.workloads.call import Call, Say, Scenario, Silence
@@ -66,7 +67,9 @@ class Calls:
     async def add(self, count: int) -> None:
         """Dial so many more at once, and return when their media streams are open."""
         first = len(self._tasks)
-        self._tasks += [asyncio.create_task(self._perform(number)) for number in range(first, first + count)]
+        for number in range(first, first + count):
+            self._tasks.append(asyncio.create_task(self._perform(number)))
+            await asyncio.sleep(0)  # as the engine does
         while len(self._lines) < first + count:
             await asyncio.sleep(0.02)
             for task in self._tasks:
@@ -125,45 +128,49 @@ def lateness(samples: Sequence[Sample]) -> dict[str, object]:
 async def main() -> None:
     url, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     burst = int(sys.argv[4]) if len(sys.argv) > 4 else 0
-    raise_limit()
     carrier = TelnyxStream()
-    async with carrier.running({}):
-        calls = Calls(carrier, url)
-        await calls.add(1)
-        gc.collect()
-        base_kb = rss_kb()
-        await calls.add(count - 1)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)  # as the engine has it during a run
-        await asyncio.sleep(SETTLE_SECONDS)
-        counted_ns, counts_before = CLOCK.now_ns(), calls.counts()
-        await asyncio.sleep(COUNTING_SECONDS)
+    with widened():
+        async with carrier.running({}):
+            await measured(carrier, url, count, seconds, burst)
+
+
+async def measured(carrier: TelnyxStream, url: str, count: int, seconds: float, burst: int) -> None:
+    calls = Calls(carrier, url)
+    await calls.add(1)
+    gc.collect()
+    base_kb = rss_kb()
+    await calls.add(count - 1)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # as the engine has it during a run
+    await asyncio.sleep(SETTLE_SECONDS)
+    counted_ns, counts_before = CLOCK.now_ns(), calls.counts()
+    await asyncio.sleep(COUNTING_SECONDS)
+    carrier.drain(0)
+    print(json.dumps({"begin": True}), flush=True)
+    began_ns, cpu = CLOCK.now_ns(), cpu_seconds()
+    turns_before = len(calls.turns)
+    await asyncio.sleep(seconds)
+    elapsed = (CLOCK.now_ns() - began_ns) / SECOND
+    cpu = cpu_seconds() - cpu
+    print(json.dumps({"end": True}), flush=True)
+    told = lateness(carrier.drain(0))
+    counted, counts = (CLOCK.now_ns() - counted_ns) / SECOND, calls.counts()
+    told["sent_per_second"] = (counts.sent - counts_before.sent) / counted
+    told["received_per_second"] = (counts.received - counts_before.received) / counted
+    told["unread"] = counts.skipped - counts_before.skipped
+    told["cpu"] = cpu / elapsed
+    told["rss_kb"] = rss_kb()
+    told["kb_per_call"] = (rss_kb() - base_kb) / max(1, count - 1)
+    told["turns"] = calls.turns[turns_before:]
+    print(json.dumps(told), flush=True)
+    await asyncio.sleep(LINGER_SECONDS)
+    if burst:
         carrier.drain(0)
-        print(json.dumps({"begin": True}), flush=True)
-        began_ns, cpu = CLOCK.now_ns(), cpu_seconds()
-        turns_before = len(calls.turns)
-        await asyncio.sleep(seconds)
-        elapsed = (CLOCK.now_ns() - began_ns) / SECOND
-        cpu = cpu_seconds() - cpu
-        print(json.dumps({"end": True}), flush=True)
-        told = lateness(carrier.drain(0))
-        counted, counts = (CLOCK.now_ns() - counted_ns) / SECOND, calls.counts()
-        told["sent_per_second"] = (counts.sent - counts_before.sent) / counted
-        told["received_per_second"] = (counts.received - counts_before.received) / counted
-        told["unread"] = counts.skipped - counts_before.skipped
-        told["cpu"] = cpu / elapsed
-        told["rss_kb"] = rss_kb()
-        told["kb_per_call"] = (rss_kb() - base_kb) / max(1, count - 1)
-        told["turns"] = calls.turns[turns_before:]
-        print(json.dumps(told), flush=True)
-        await asyncio.sleep(LINGER_SECONDS)
-        if burst:
-            carrier.drain(0)
-            await calls.add(burst)
-            print(json.dumps(lateness(carrier.drain(0))), flush=True)
-        ended = await calls.cancel()
-        print(json.dumps({"ended": ended}), flush=True)
+        await calls.add(burst)
+        print(json.dumps(lateness(carrier.drain(0))), flush=True)
+    ended = await calls.cancel()
+    print(json.dumps({"ended": ended}), flush=True)
 
 
 if __name__ == "__main__":

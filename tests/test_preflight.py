@@ -145,6 +145,19 @@ def test_what_was_asked_for_is_given_back_and_the_outermost_knows_what_was_given
         assert descriptors.given() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="as /proc tells it")
+def test_the_table_of_files_does_not_grow_in_the_middle_of_the_load() -> None:
+    code = """if True:
+        from pathlib import Path
+        from busyhour.descriptors import attainable, widened
+        with widened():
+            print(min(attainable(), 1 << 16), Path("/proc/self/status").read_text().partition("FDSize:")[2].split()[0])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    wanted, room = map(int, done.stdout.split())
+    assert room >= wanted > 64
+
+
 def test_room_does_not_depend_on_the_soft_limit() -> None:
     before = room(2).count
     with limit(128):

@@ -323,7 +323,7 @@ def test_a_cancelled_body_stays_cancelled() -> None:
     on_each_loop(main)
 
 
-def test_calls_are_let_in_one_a_slot() -> None:
+def test_calls_are_let_in_one_by_one() -> None:
     clock = VirtualClock()
 
     async def main() -> list[int]:
@@ -341,7 +341,27 @@ def test_calls_are_let_in_one_a_slot() -> None:
 
     admitted = clock.run(main())
     assert admitted[0] < 5 * MS
-    assert [b - a for a, b in pairwise(admitted)] == [1 * MS] * 49
+    assert [b - a for a, b in pairwise(admitted)] == [2 * MS] * 49
+
+
+async def test_the_next_call_is_let_in_when_the_last_is_no_longer_felt_or_has_waited_long() -> None:
+    clock = HandClock()
+    wheel = Wheel(clock)
+    wheel._turning = True  # turned by hand
+    waiting = [asyncio.create_task(wheel.admitted()) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    async def let_in(slots: range, late_ns: int) -> int:
+        for ms in slots:
+            clock.at_ns = ms * MS + late_ns
+            wheel.advance(clock.at_ns)
+        await asyncio.sleep(0)
+        return sum(task.done() for task in waiting)
+
+    assert await let_in(range(1, 400), wheel._in_time_ns) == 0  # every slot is felt, but none is behind
+    assert await let_in(range(400, 402), 0) == 1
+    assert await let_in(range(402, 499), wheel._in_time_ns) == 1
+    assert await let_in(range(499, 502), wheel._in_time_ns) == 3
 
 
 class Behind(HandClock):

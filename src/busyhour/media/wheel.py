@@ -23,6 +23,8 @@ from busyhour.model import SECOND, Clock, Sample
 from busyhour.timers import HAS_KERNEL_TIMER, KernelTimer
 
 PATIENCE_NS = SECOND
+QUIET_NS = SECOND // 2
+_QUIET_SLOTS = 2
 NEVER_NS = 1 << 62
 _COUNTED_AT_ONCE = 1000
 
@@ -62,6 +64,9 @@ class Wheel(WheelState):
         self._began_ns = 0
         self._next = 0  # the number, since the beginning, of the next slot to come
         self._turning = False
+        # Of slots that began when they should, one after the other; elsewhere timers are coarser than a slot.
+        self._in_time = 0
+        self._in_time_ns = self._slot_ns // 4 if HAS_KERNEL_TIMER else self._slot_ns
         self._body: asyncio.Task[object] | None = None  # it runs while the wheel turns
         self._bug: BaseException | None = None
 
@@ -114,10 +119,11 @@ class Wheel(WheelState):
         self._duties.append(_Duty(every, perform))
 
     async def admitted(self) -> None:
-        """Wait for leave to set up a call: one each slot, none in a slot that was behind.
+        """Wait for leave to set up a call: one when two slots have begun in time since the last.
 
-        A set-up costs as much as dozens of frames: a burst of them makes every line's frames late. Who has waited a
-        second is let in all the same, so that overload shows as lateness and not as calls that never begin.
+        A set-up costs as much as hundreds of frames, a piece at a time: the next begins when the last is no longer
+        felt, or every line's frames are late. Who has waited half a second is let in with any slot that is not behind,
+        after a second all the same, so that overload shows as lateness and not as calls that never begin.
         """
         if not self._turning:
             raise RuntimeError("the wheel does not turn: wait inside `async with wheel.turning()`")
@@ -147,6 +153,7 @@ class Wheel(WheelState):
             for duty in self._duties:
                 if number % duty.every == 0:
                     duty.perform()
+            self._in_time = self._in_time + 1 if now_ns - due_ns < self._in_time_ns else 0
             if self._waiting:
                 self._admit(due_ns)
 
@@ -199,10 +206,13 @@ class Wheel(WheelState):
     def _admit(self, due_ns: int) -> None:
         now_ns = self._clock.now_ns()
         first = self._waiting[0]
+        waited_ns, in_time = now_ns - first.since_ns, now_ns - due_ns < self._slot_ns
+        quiet = in_time and (self._in_time >= _QUIET_SLOTS or waited_ns >= QUIET_NS)
         if first.admitted.done():  # cancelled while it waited
             self._waiting.popleft()
-        elif now_ns - due_ns < self._slot_ns or now_ns - first.since_ns >= PATIENCE_NS:
+        elif quiet or waited_ns >= PATIENCE_NS:
             self._waiting.popleft().admitted.set_result(None)
+            self._in_time = 0
 
     def _turn_away(self) -> None:
         while self._waiting:
