@@ -6,9 +6,9 @@
 Every call is a WebSocket with 50 frames a second each way, JSON of some 330 bytes with 20 ms of audio, as Telnyx has
 them. The client has one core, the server (`calls_server.py`) another. A number of calls *holds* when the p99 of how
 late a frame left, from its own schedule, is below 5 ms, every frame was sent, and all of them arrived, both ways. The
-largest that holds is searched for in the same way for every client; one that fails is tried once more. Only ours
-listens to what it gets: it detects speech in every frame, and its callers converse, as often as those of
-plans/telephone.py do.
+largest that holds is searched for in the same way for every client; one that fails is tried once more. Ours detects
+speech in every frame, and its callers converse, as often as those of plans/telephone.py do. The others do nothing with
+what they get, but for one that finds out which frames are loud, and no more than that.
 """
 
 from __future__ import annotations
@@ -231,8 +231,9 @@ def rounded(calls: float) -> int:
 def clients(peers: str) -> list[Client]:
     """Ours first."""
 
-    def script(python: str, path: str) -> Callable[[str, int, float], Sequence[str]]:
-        return lambda url, calls, seconds: [python, str(HERE / path), url, f"{calls}", f"{seconds:g}"]
+    def script(*words: str) -> Callable[[str, int, float], Sequence[str]]:
+        *before, path = words
+        return lambda url, calls, seconds: ["env", *before, str(HERE / path), url, f"{calls}", f"{seconds:g}"]
 
     def locust(url: str, calls: int, seconds: float) -> Sequence[str]:
         plan = str(HERE / "peers/locust_calls.py")
@@ -242,6 +243,7 @@ def clients(peers: str) -> list[Client]:
     return [
         Client("busyhour", script(sys.executable, "calls_engine.py"), 1500),
         Client("aiohttp, uvloop", script(peers, "peers/aiohttp_calls.py"), 600),
+        Client("aiohttp, uvloop, listening", script("LISTEN=1", peers, "peers/aiohttp_calls.py"), 400),
         Client("websockets, uvloop", script(peers, "peers/websockets_calls.py"), 400),
         Client("Locust, websocket-client", locust, 300),
     ]

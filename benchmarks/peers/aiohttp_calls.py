@@ -1,6 +1,12 @@
-"""Calls with aiohttp on uvloop: two tasks each, one that sends on its schedule and one that reads."""
+"""Calls with aiohttp on uvloop: two tasks each, one that sends on its schedule and one that reads.
+
+LISTEN=1 in the environment: the one that reads also finds out which frames are loud, as a caller has to.
+"""
 
 import asyncio
+import base64
+import json
+import os
 import time
 
 import aiohttp
@@ -17,9 +23,26 @@ async def speak(socket: aiohttp.ClientWebSocketResponse, meter: Meter) -> None:
         meter.sent(due_ns)
 
 
+def power(octet: int) -> int:
+    """Of a sample in mu-law (G.711)."""
+    exponent, mantissa = (~octet >> 4) & 7, ~octet & 15
+    return (((2 * mantissa + 33) << (exponent + 2)) - 132) ** 2
+
+
+LISTENING = bool(os.environ.get("LISTEN"))
+POWERS = [power(octet) for octet in range(256)]
+LOUD = 160 * 260**2  # -42 dBFS, as ours has it
+
+
 async def listen(socket: aiohttp.ClientWebSocketResponse, meter: Meter) -> None:
-    async for _ in socket:
+    loud = 0
+    async for message in socket:
         meter.received += 1
+        if LISTENING:
+            told = json.loads(message.data)
+            if told["event"] == "media":
+                octets = base64.b64decode(told["media"]["payload"])
+                loud += sum(map(POWERS.__getitem__, octets)) >= LOUD
 
 
 async def main() -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 _ENOUGH = 1 << 20  # a container's limit may be a thousand times that: nobody needs it, and some programs count up to it
@@ -34,10 +35,10 @@ def widened() -> Iterator[None]:
     """All that may be had, for us and for what inherits from us, while the body runs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (attainable(), hard))
-    _make_room(min(attainable(), _ROOM))
     outermost = _given.get()
     token = _given.set(_counted(soft) if outermost is None else outermost)
     try:
+        _make_room(min(attainable(), _ROOM))
         yield
     finally:
         _given.reset(token)
@@ -47,9 +48,9 @@ def widened() -> Iterator[None]:
 def _make_room(files: int) -> None:
     """Linux doubles the table of a process's files when it is full, and holds up a process with threads for 10 ms while
     it does: the 1,024th file would be opened in the middle of the load. So it is made as large as it may get before."""
-    with open(os.devnull) as file:
-        last = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, files - 1)
-    os.close(last)
+    if sys.platform == "linux":
+        with suppress(OSError), open(os.devnull) as file:  # where it cannot be had, it grows as it always did
+            os.close(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, files - 1))
 
 
 def _counted(limit: int) -> int:

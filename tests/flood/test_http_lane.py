@@ -236,6 +236,46 @@ async def test_a_server_that_closes_what_is_idle_or_resets_what_is_under_way() -
     assert Counter(reset.outcomes) == {"ok": 6, "reset": 2}
 
 
+async def test_an_answer_without_a_length_that_is_reset_is_not_taken_for_whole() -> None:
+    async def talk(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.request()
+            peer.writer.write(OK)
+        await peer.request()
+        peer.writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf of")
+        await turns(20)  # it is read
+        peer.reset()
+
+    async with raw_server(talk) as url:
+        done = await flooded(Http([Post("/")], connections=1), url, Burst(6))
+    assert done.outcomes == ["ok", "ok", "reset"] * 2
+
+
+async def test_a_connection_that_the_lane_finds_broken_is_told_as_by_its_transport(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Connection] = []
+    join = Connection.join
+
+    def joining(self: Connection) -> None:
+        join(self)
+        found.append(self)
+
+    async def talk(peer: Peer) -> None:
+        while await peer.request():
+            peer.writer.write(OK)
+            if len(found) == 1:
+                await peer.request()
+                found[0].cut(ConnectionResetError())
+                return
+
+    monkeypatch.setattr(Connection, "join", joining)
+    async with raw_server(talk) as url:
+        done = await flooded(Http([Post("/")], connections=1), url, Burst(4))
+    assert done.outcomes.count("reset") == 1
+    assert done.outcomes.count("ok") == done.total - 1 == 3
+
+
 async def test_no_descriptor_is_left_over() -> None:
     async def talk(peer: Peer) -> None:
         while await peer.request():

@@ -1,7 +1,7 @@
 """A WebSocket that a carrier dials at the agent: opened, kept within bounds, closed; what is said on it, others know.
 
-What arrives is stamped in the frame callback, before anything of it is read. A telephone waits for nobody: what the
-agent does not read is not queued beyond the buffer of the socket.
+What arrives is stamped in the frame callback, before anything of it is read, or by the kernel, where the ear reads it.
+A telephone waits for nobody: what the agent does not read is not queued beyond the buffer of the socket.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The fast lane: what is done for each of the hundred frames a second of a call, compiled.
+"""The fast lane: what is done for each of the hundred frames a second of a call, and for each HTTP request, compiled.
 
 A frame of 20 ms that is as nearly all are takes the fast lane, in which no Python is run: numbered, masked and handed
 to the kernel on the way out; stamped, recognised, decoded and judged on the way in. Any other (a mark, a frame of
 another length, one of a call that is recorded or disturbed, the first after silence) goes the long way, in Python, in
 the same order. So the lane is a short cut and nothing else: without it everything is the same, but for the number of
-calls that a core carries (docs/decisions/0021-a-compiled-lane.md).
+calls that a core carries (docs/decisions/0021-a-compiled-lane.md) and for when a frame came, which is when it is read
+and not when the kernel had it (docs/decisions/0022-when-a-frame-arrived.md). So with requests: a plain answer is taken.
 
 It is compiled when busyhour is installed, where there is a C compiler. `WHY_NOT` says why it is not in use, "" if it
 is; BUSYHOUR_PLAIN=1 in the environment leaves it out.

@@ -11,7 +11,7 @@ cimport cython
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
 
@@ -139,7 +139,7 @@ cdef class Intake:
 
     cdef int _epoll
     cdef bint _reading
-    cdef long long _all_read_ns  # what had arrived by then has been read
+    cdef long long _all_read_ns  # what had arrived by then has been read: what is read from now on is not older
     cdef object _loop
     cdef dict _readers  # by descriptor
 
@@ -187,9 +187,11 @@ cdef class Intake:
         """All that had arrived by then has been read; no further back than a tenth of a second, for a loop that never
         comes to the end must hear, too."""
         cdef epoll_event event
-        if not self._reading and epoll_wait(self._epoll, &event, 1, 0) == 0:
-            return now_ns
-        return max(self._all_read_ns, now_ns - _UNREAD_NS_MAX)
+        if not self._readers or (not self._reading and epoll_wait(self._epoll, &event, 1, 0) == 0):
+            self._all_read_ns = now_ns
+        else:
+            self._all_read_ns = min(now_ns, max(self._all_read_ns, now_ns - _UNREAD_NS_MAX))
+        return self._all_read_ns
 
     def _readable(self):
         cdef long long now_ns = busyhour_now_ns()
@@ -199,7 +201,7 @@ cdef class Intake:
             count = self.read_all()
         finally:
             self._reading = False
-        if count < SOCKETS_AT_ONCE:
+        if 0 <= count < SOCKETS_AT_ONCE:
             self._all_read_ns = now_ns
 
     cdef int read_all(self) except -2:

@@ -380,6 +380,7 @@ cdef class Ear(WSListener):
     cdef public WSTransport outlet
     cdef public StreamState stream
     cdef readonly long long arrived_ns
+    cdef long long _seen_ns  # when the last frame came that its transport has read
     cdef object _socket, _now_ns
     cdef WheelState _wheel
     cdef InboxState _inbox
@@ -409,8 +410,10 @@ cdef class Ear(WSListener):
         self._socket.resume_writing()
 
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        if self._intake is None and frame.last_in_buffer and not frame.tail_size:
-            self._join(transport)
+        if self._intake is None:
+            self._seen_ns = _now(self._now_ns)
+            if frame.last_in_buffer and not frame.tail_size:
+                self._join(transport)
         if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:
             if self._takes(frame.payload_ptr, frame.payload_size):
                 return
@@ -493,7 +496,7 @@ cdef class Ear(WSListener):
 
     cdef int readable(self, char* data) except -1:
         """Read once, take the frames that can be taken, and hand on the rest. data: room for `READ_MAX` octets."""
-        cdef Py_ssize_t header, message, size
+        cdef Py_ssize_t size
         cdef long long arrived_ns
         size = busyhour_receive(self._transport._socket, data, READ_MAX, &arrived_ns)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
@@ -502,7 +505,8 @@ cdef class Ear(WSListener):
             self.leave(True)  # the transport will find out the same, and knows what to do
             return 0
         if arrived_ns and self._now_ns is _SYSTEM_NOW:
-            self.arrived_ns = max(arrived_ns, self._intake._all_read_ns)  # else the clock on the wall was set
+            # No older than what was read before; it seems so when the clock on the wall is set.
+            self.arrived_ns = max(arrived_ns, self._intake._all_read_ns, self._seen_ns)
         try:
             self.take_all(data, size)
         finally:

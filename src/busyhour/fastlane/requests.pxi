@@ -202,7 +202,10 @@ cdef class ConnectionState:
         cdef int status = 0
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
-        if size <= 0:
+        if size < 0:
+            self.cut(ConnectionResetError() if errno == ECONNRESET else OSError(errno, ""))  # it is told only once
+            return 0
+        if size == 0:
             self.leave(True)  # the transport will find out the same, and knows what to do
             return 0
         cdef long long now_ns = _now(self._owner.now_ns)

@@ -23,6 +23,7 @@ from busyhour.model import MS, SECOND, Audio, CallFailed, Clock, Heard, HeardKin
 from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
+HELD_UP_NS_MAX = 100 * MS
 # How much earlier than it must, each leg looks at what goes on sounding. What holds up the process befalls all that
 # sound, and a hangover later all would look at once, which holds it up again: it would get worse with every time.
 _EARLY_NS = (number * 154_508_497 % (HANGOVER_NS // 2) for number in count())  # the golden section of 250 ms
@@ -265,7 +266,10 @@ class Leg(LegState):
             left_ns = until_ns - self._clock.now_ns()
             if left_ns <= 0:
                 self._studio.decode()
-                return self._next(self._studio.decoded_ns)
+                heard = self._next(self._studio.decoded_ns)
+                # What came before `until_ns` may wait to be read, in a process that was held up.
+                if heard is not None or self._studio.decoded_ns >= until_ns or left_ns < -HELD_UP_NS_MAX:
+                    return heard
             self._waiter = loop.create_future()
             # A loop that counts in milliseconds would turn through the last of them.
             timer = loop.call_later(max(left_ns, MS) / SECOND, self._wake)

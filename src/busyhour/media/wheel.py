@@ -54,6 +54,7 @@ class Wheel(WheelState):
     def __init__(self, clock: Clock | None = None, slots: int = 20) -> None:
         self.hurry_ns = NEVER_NS  # from when on `hurry` does something
         self._clock = clock or SystemClock()
+        self._has_kernel_timer = HAS_KERNEL_TIMER and isinstance(self._clock, SystemClock)
         self._slot_ns = FRAME_NS // slots
         self._slots: list[list[Slot]] = [[] for _ in range(slots)]
         self._duties: list[_Duty] = []
@@ -66,7 +67,7 @@ class Wheel(WheelState):
         self._turning = False
         # Of slots that began when they should, one after the other; elsewhere timers are coarser than a slot.
         self._in_time = 0
-        self._in_time_ns = self._slot_ns // 4 if HAS_KERNEL_TIMER else self._slot_ns
+        self._in_time_ns = self._slot_ns // 4 if self._has_kernel_timer else self._slot_ns
         self._body: asyncio.Task[object] | None = None  # it runs while the wheel turns
         self._bug: BaseException | None = None
 
@@ -222,7 +223,7 @@ class Wheel(WheelState):
 
     @contextmanager
     def _driven(self) -> Iterator[None]:
-        if HAS_KERNEL_TIMER and isinstance(self._clock, SystemClock):
+        if self._has_kernel_timer:
             driver = _kernel_timer(self._began_ns, self._slot_ns, self._expired)
         else:
             driver = _loop_timer(asyncio.get_running_loop(), self._clock, self._began_ns, self._slot_ns, self._expired)

@@ -106,6 +106,16 @@ class Connection(ConnectionState, asyncio.Protocol):
         except BaseException as error:  # forwarded, not swallowed: nobody looks into a callback
             self._owner.crashed(error)
 
+    def cut(self, error: OSError) -> None:
+        """The lane came upon it when it read the socket, whose transport will not be told again."""
+        try:
+            if self.asked is None:
+                self.abort()
+            else:
+                self._break(_ended(error), self._owner.now_ns())
+        except BaseException as bug:  # forwarded, not swallowed
+            self._owner.crashed(bug)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.leave(False)
@@ -116,9 +126,7 @@ class Connection(ConnectionState, asyncio.Protocol):
                     self._keep, self._status = False, self._parser.get_status_code()
                     self._over(now_ns)
                 else:
-                    self._break(
-                        "reset" if isinstance(exc, ConnectionResetError | BrokenPipeError) else _ended(exc), now_ns
-                    )
+                    self._break(_ended(exc), now_ns)
             self._owner.gone(self)
         except BaseException as error:  # forwarded, not swallowed
             self._owner.crashed(error)
@@ -180,6 +188,8 @@ class Connection(ConnectionState, asyncio.Protocol):
 
 
 def _ended(error: Exception | None) -> str:
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "reset"
     return "closed early" if error is None else f"connection lost: {type(error).__name__}"
 
 

@@ -100,9 +100,9 @@ class Flood(FloodState):
     async def run(self) -> None:
         """Until the schedule has ended and the last is answered or cut off. A bug of ours is raised."""
         self._alarms = TimerAlarms()
-        if self._at_once > 1:  # else it is over before that pays
-            self.read_directly()
         try:
+            if self._at_once > 1:  # else it is over before that pays
+                self.read_directly()
             async with asyncio.TaskGroup() as self._tasks:
                 try:
                     self._take_up()
