@@ -11,7 +11,7 @@ import uvloop
 from picows import WSListener, WSTransport, ws_create_server
 from tests.fastlane.rig import MESSAGES, Rig, StillClock, compiled
 
-from busyhour.clock import SystemClock
+from busyhour.clock import SystemClock, VirtualClock
 from busyhour.model import MS
 
 LOUD = b"\1" * 8
@@ -102,6 +102,22 @@ def test_a_leg_looks_around_when_there_may_be_a_gap(late_ms: int, jitter_ms: int
     leg._steady = True
     leg.take_windows(LOUD, leg._playout.ended_ns + late_ms * MS)
     assert leg._steady is not ((late_ms, jitter_ms) in {(10, 0), (1, 20)})
+
+
+@pytest.mark.parametrize(("unread_ms", "told_ms"), [(0, 10), (50, 60), (500, 110)])
+def test_nothing_heard_is_said_when_all_that_came_by_then_was_read(
+    unread_ms: int, told_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+
+    async def waited_ns() -> int:
+        rig = Rig(clock, by_lane=False)
+        monkeypatch.setattr(rig.studio.inbox, "read_until", lambda now_ns: now_ns - unread_ms * MS, raising=False)
+        began_ns = clock.now_ns()
+        assert await rig.leg.hear(began_ns + 10 * MS) is None
+        return clock.now_ns() - began_ns
+
+    assert told_ms * MS <= clock.run(waited_ns()) <= (told_ms + 2) * MS
 
 
 def test_legs_that_sound_together_do_not_look_together() -> None:

@@ -101,3 +101,11 @@ def test_durations_are_counted_as_in_python(durations_ns: list[int]) -> None:
     # Beyond 2**53 numpy's doubles round a duration up to the next bucket: four months.
     durations = array("q", [min(duration, 1 << 53) for duration in durations_ns])
     assert fastlane.upper_edges(durations, 7) == plain.upper_edges(durations, 7)
+
+
+@compiled
+@given(st.lists(st.integers(-5, 300) | st.integers(0, 1 << 40) | st.integers(0, (1 << 63) - 1)))
+def test_durations_are_counted_in_decimal_buckets_as_in_python(durations_ns: list[int]) -> None:
+    edges = [leading * 10**power + off for leading in (1, 2, 5) for power in range(18) for off in (-1, 0, 1)]
+    durations = array("q", [*durations_ns, *edges])
+    assert fastlane.decimal_edges(durations) == plain.decimal_edges(durations)

@@ -22,7 +22,7 @@ import time
 import picows
 
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import JOINED_WINDOWS, LEAST_GAP_NS
+from busyhour.fastlane import JOINED_WINDOWS, LEAST_GAP_NS, UNREAD_NS_MAX
 from busyhour.model import Due
 
 
@@ -121,7 +121,7 @@ cdef enum:
     SOCKETS_AT_ONCE = 256
 
 
-cdef long long _UNREAD_NS_MAX = 100_000_000
+cdef long long _UNREAD_NS_MAX = UNREAD_NS_MAX
 
 
 cdef inline long long _now(object now_ns) except? -1:

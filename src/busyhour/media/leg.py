@@ -13,7 +13,7 @@ import pybase64
 
 from busyhour.disturbance import Disturbance
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import LEAST_GAP_NS, LegState, Slot, SpeakingState, StreamState
+from busyhour.fastlane import LEAST_GAP_NS, UNREAD_NS_MAX, LegState, Slot, SpeakingState, StreamState
 from busyhour.media.codec import FRAMES_PER_SECOND, Codec
 from busyhour.media.playout import QUEUED_NS_MAX, Playout, Stretch
 from busyhour.media.speech import HANGOVER_NS, Speech
@@ -23,7 +23,6 @@ from busyhour.model import MS, SECOND, Audio, CallFailed, Clock, Heard, HeardKin
 from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
-HELD_UP_NS_MAX = 100 * MS
 # How much earlier than it must, each leg looks at what goes on sounding. What holds up the process befalls all that
 # sound, and a hangover later all would look at once, which holds it up again: it would get worse with every time.
 _EARLY_NS = (number * 154_508_497 % (HANGOVER_NS // 2) for number in count())  # the golden section of 250 ms
@@ -268,7 +267,7 @@ class Leg(LegState):
                 self._studio.decode()
                 heard = self._next(self._studio.decoded_ns)
                 # What came before `until_ns` may wait to be read, in a process that was held up.
-                if heard is not None or self._studio.decoded_ns >= until_ns or left_ns < -HELD_UP_NS_MAX:
+                if heard is not None or self._studio.decoded_ns >= until_ns or left_ns < -UNREAD_NS_MAX:
                     return heard
             self._waiter = loop.create_future()
             # A loop that counts in milliseconds would turn through the last of them.

@@ -89,7 +89,7 @@ class Playout(PlayoutState):
         return True
 
     def gap_ns(self, arrived_ns: int) -> int:
-        """Of silence before what arrives then, if it is pushed: 0 or less if it comes in time."""
+        """Of silence before what arrives then, if it is pushed: 0 if it comes in time."""
         arrived_ns = max(arrived_ns, self._now_ns)
         dry_ns = arrived_ns - self.ended_ns
         return dry_ns + self._jitter_buffer_ns if dry_ns > 0 or self._dry else 0
