@@ -18,6 +18,8 @@ from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.media.codec import codec
 from busyhour.media.leg import Leg
+from busyhour.media.playout import Playout
+from busyhour.media.speech import WINDOW_NS
 from busyhour.media.studio import Studio
 from busyhour.model import MS, SECOND, Clock, HeardKind
 
@@ -96,9 +98,17 @@ class Rig:
         playout, speech = self.leg._playout, self.leg._speech
         return {
             "counts": self.socket.counts,
-            "playout": (playout.ended_ns, playout._whole_ns, playout._hush_ns, list(playout._queue)),
+            "playout": (playout.ended_ns, playout._whole_ns, untold(playout)),
             "speech": (speech.sounding, speech.offset_ns, speech._last_ns),
         }
+
+
+def untold(playout: Playout) -> list[int]:
+    """When its loud windows begin that are still to be told: however they are cut into stretches."""
+    playout._end_tail()
+    stretches = ((began_ns, enumerate(octets)) for began_ns, _, octets in playout._queue)
+    windows = [(began_ns + i * WINDOW_NS, loud) for began_ns, octets in stretches for i, loud in octets]
+    return [began_ns for began_ns, loud in windows[playout._taken :] if loud]
 
 
 def media(octets: bytes) -> bytes:

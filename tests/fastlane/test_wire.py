@@ -214,7 +214,7 @@ def test_what_breaks_the_protocol_is_not_taken(wrong: bytes) -> None:
 def test_frames_are_the_same_however_they_are_cut(frames: list[str], cuts: list[int]) -> None:
     frames = [name for i, name in enumerate(frames) if name != "long" or "long" not in frames[:i]]
     rig, expected = uvloop.run(cut(frames, cuts))
-    rig.leg._playout._end_hush()
+    rig.leg._playout._end_tail()
     assert b"".join(loud for _, _, loud in rig.leg._playout._queue) == expected
     assert rig.socket.counts.received == 2 + len(frames) - frames.count("ping")
     assert rig.socket.counts.malformed == frames.count("short")

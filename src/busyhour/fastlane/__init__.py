@@ -20,10 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-NO_HUSH = -1
+NO_TAIL = -1
 LEAST_GAP_NS = 10_000_000  # a shorter hole in what plays is concealed by any receiver
 UNREAD_NS_MAX = 100_000_000  # what has arrived is taken for read after that time, though it be not
-JOINED_WINDOWS = 200  # so many make half a second: no longer stretch of sound is joined with what follows
 NO_CHUNK = -1
 
 if TYPE_CHECKING:
@@ -51,10 +50,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "JOINED_WINDOWS",
     "LEAST_GAP_NS",
     "NO_CHUNK",
-    "NO_HUSH",
+    "NO_TAIL",
     "UNREAD_NS_MAX",
     "WHY_NOT",
     "Asked",

@@ -10,6 +10,7 @@ as expected is left to it, before anything was changed. tests/fastlane/ holds bo
 cimport cython
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, errno
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
@@ -22,13 +23,14 @@ import time
 import picows
 
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import JOINED_WINDOWS, LEAST_GAP_NS, UNREAD_NS_MAX
+from busyhour.fastlane import LEAST_GAP_NS, UNREAD_NS_MAX
 from busyhour.model import Due
 
 
 cdef extern from *:
     """
     #include <errno.h>
+    #include <poll.h>
     #include <string.h>
     #include <strings.h>
     #include <sys/socket.h>
@@ -38,13 +40,16 @@ cdef extern from *:
     #include <sys/epoll.h>
     #else  /* nothing is read directly there */
     #define EPOLLIN 1
-    struct epoll_event { unsigned events; union { int fd; } data; };
+    #define EPOLLRDHUP 2
+    #define EPOLLET 4
+    struct epoll_event { unsigned events; union { void *ptr; } data; };
     #define epoll_create1(flags) (errno = ENOSYS, -1)
     #define epoll_ctl(epoll, what, fd, event) (-1)
     #define epoll_wait(epoll, events, most, timeout) (-1)
     #define EPOLL_CLOEXEC 0
     #define EPOLL_CTL_ADD 1
     #define EPOLL_CTL_DEL 2
+    #define EPOLL_CTL_MOD 3
     #endif
     #ifndef MSG_NOSIGNAL  /* Python ignores the signal anyway */
     #define MSG_NOSIGNAL 0
@@ -52,6 +57,15 @@ cdef extern from *:
     #ifndef BUSYHOUR_PICOWS
     #error "BUSYHOUR_PICOWS: the version of picows whose structures are used here; BUSYHOUR_SOURCE: the SHA-256 of this"
     #endif
+    #if defined(__GNUC__)
+    #define busyhour_prefetch(at) __builtin_prefetch((at), 1)
+    #else
+    #define busyhour_prefetch(at) ((void)(at))
+    #endif
+    static int busyhour_is_readable(int fd) {
+        struct pollfd one = {fd, POLLIN, 0};
+        return poll(&one, 1, 0) != 0;
+    }
     static long long busyhour_now_ns(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -89,14 +103,17 @@ cdef extern from *:
     #endif
     """
     ctypedef union epoll_data_t:
-        int fd
+        void* ptr
     struct epoll_event:
         unsigned events
         epoll_data_t data
     int epoll_create1(int flags) noexcept nogil
     int epoll_ctl(int epoll, int what, int fd, epoll_event* event) noexcept nogil
     int epoll_wait(int epoll, epoll_event* events, int most, int timeout_ms) noexcept nogil
-    int EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL
+    unsigned EPOLLIN, EPOLLRDHUP, EPOLLET
+    void busyhour_prefetch(const void* at) noexcept nogil
+    bint busyhour_is_readable(int fd) noexcept nogil
     Py_ssize_t recv(int fd, void* buffer, size_t size, int flags) noexcept nogil
     Py_ssize_t send(int fd, const void* buffer, size_t size, int flags) noexcept nogil
     int close(int fd) noexcept nogil
@@ -128,6 +145,18 @@ cdef inline long long _now(object now_ns) except? -1:
     return busyhour_now_ns() if now_ns is _SYSTEM_NOW else now_ns()
 
 
+cdef inline void _fetch(const void* at, int lines) noexcept:
+    """From memory, so many lines of the cache: it goes on meanwhile. Harmless for any address."""
+    cdef int i
+    for i in range(lines):
+        busyhour_prefetch(<const char*>at + 64 * i)
+
+
+cdef inline void* _some(void* at) noexcept:
+    """NULL for None."""
+    return NULL if at is <void*>None else at
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -141,13 +170,14 @@ cdef class Intake:
     cdef bint _reading
     cdef long long _all_read_ns  # what had arrived by then has been read: what is read from now on is not older
     cdef object _loop
-    cdef dict _readers  # by descriptor
+    cdef set _readers
+    cdef list _left  # while it reads: an event may still name them
 
     def __cinit__(self):
         self._epoll = -1
 
     def __init__(self):
-        self._readers = {}
+        self._readers, self._left = set(), []
         self._loop = asyncio.get_running_loop()
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll >= 0:
@@ -158,7 +188,7 @@ cdef class Intake:
             close(self._epoll)
 
     def close(self):
-        for reader in list(self._readers.values()):
+        for reader in list(self._readers):
             reader.leave(True)
         if self._epoll >= 0:
             self._loop.remove_reader(self._epoll)
@@ -167,27 +197,39 @@ cdef class Intake:
 
     cdef bint add(self, int fd, object reader) except -1:
         """False if it cannot be read here."""
-        cdef epoll_event event
-        event.events, event.data.fd = EPOLLIN, fd
-        if self._epoll < 0 or epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        if self._epoll < 0 or self._told_of(EPOLL_CTL_ADD, fd, reader) < 0:
             return False
-        self._readers[fd] = reader
+        self._readers.add(reader)
         return True
 
-    cdef int remove(self, int fd) except -1:
-        self._readers.pop(fd, None)
+    cdef void again(self, int fd, object reader) noexcept:
+        """There may be more than was read."""
+        self._told_of(EPOLL_CTL_MOD, fd, reader)
+
+    cdef int _told_of(self, int what, int fd, object reader) noexcept:
+        """Be told when something arrives, and not (as by default) once more when it has been read."""
+        cdef epoll_event event
+        event.events, event.data.ptr = EPOLLIN | EPOLLRDHUP | EPOLLET, <void*>reader
+        return epoll_ctl(self._epoll, what, fd, &event)
+
+    cdef int remove(self, int fd, object reader) except -1:
+        if self._reading:
+            self._left.append(reader)
+        self._readers.discard(reader)
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
         return 0
 
     cdef int read(self, object reader, char* data) except -1:
-        """There is something to be read. data: room for `READ_MAX` octets."""
+        """There is something to be read, unless it left. data: room for `READ_MAX` octets."""
         raise NotImplementedError
+
+    cdef void ahead(self, epoll_event* events, int count) noexcept:
+        """The first of these are read soon: their memory may be fetched."""
 
     cdef long long read_until(self, long long now_ns) except -1:
         """All that had arrived by then has been read; no further back than a tenth of a second, for a loop that never
         comes to the end must hear, too."""
-        cdef epoll_event event
-        if not self._readers or (not self._reading and epoll_wait(self._epoll, &event, 1, 0) == 0):
+        if not self._readers or (not self._reading and not busyhour_is_readable(self._epoll)):
             self._all_read_ns = now_ns
         else:
             self._all_read_ns = min(now_ns, max(self._all_read_ns, now_ns - _UNREAD_NS_MAX))
@@ -201,6 +243,7 @@ cdef class Intake:
             count = self.read_all()
         finally:
             self._reading = False
+            self._left.clear()
         if 0 <= count < SOCKETS_AT_ONCE:
             self._all_read_ns = now_ns
 
@@ -210,14 +253,13 @@ cdef class Intake:
         cdef char data[READ_MAX]
         cdef int i, count = epoll_wait(self._epoll, events, SOCKETS_AT_ONCE, 0)
         for i in range(count):
-            reader = self._readers.get(events[i].data.fd)
-            if reader is None:  # it left since
-                continue
-            if events[i].events != <unsigned>EPOLLIN:  # an error, or the end
-                reader.leave(True)
-                continue
+            self.ahead(events + i, count - i)
+            reader = <object>events[i].data.ptr
             try:
-                self.read(reader, data)
+                if events[i].events != EPOLLIN:  # an error, or the end
+                    reader.leave(True)
+                else:
+                    self.read(reader, data)
             except BaseException as bug:
                 reader.failed(bug)
         return count

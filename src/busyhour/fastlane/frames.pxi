@@ -3,7 +3,6 @@
 cdef long long _FRAME_NS = 20_000_000
 cdef long long _QUEUED_NS_MAX = 30_000_000_000
 cdef long long _GAP_NS = LEAST_GAP_NS
-cdef Py_ssize_t _JOINED = JOINED_WINDOWS
 cdef int _TOLD_AFTER = 500  # frames taken here, before the socket is told of them: it bears so many in a second
 
 cdef enum:
@@ -43,49 +42,39 @@ cdef class DisturbanceState:
 
 
 cdef class PlayoutState:
-    cdef public long long tells_ns, ended_ns, run_ns, _whole_ns, _hush_ns, _now_ns, _jitter_buffer_ns
-    cdef public bint _dry
+    cdef public long long tells_ns, ended_ns, run_ns, _whole_ns, _tail_ns, _now_ns, _jitter_buffer_ns
+    cdef public bint _dry, _tail_loud
     cdef public object _queue, _rest
 
     cdef bint hushed(self, long long arrived_ns) noexcept:
         """`Playout.push_silence`."""
         cdef long long ended_ns = self.ended_ns, queued_ns = ended_ns - arrived_ns
-        if self._hush_ns < 0 or ended_ns < self._now_ns or queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
+        if self._tail_ns < 0 or self._tail_loud or ended_ns < self._now_ns or queued_ns < 0 or queued_ns > _QUEUED_NS_MAX:
             return False
         self._whole_ns = self.ended_ns = ended_ns + _FRAME_NS
         return True
 
-    cdef bint went_on(self, bytes loud, long long arrived_ns) except -1:
+    cdef bint went_on(self, const char* loud, Py_ssize_t windows, bint all_loud, long long arrived_ns) except -1:
         """`Playout.push_windows` of a frame in which something is loud, behind another, with no gap between them."""
         cdef long long ended_ns = self.ended_ns
-        cdef Py_ssize_t last
         arrived_ns = max(arrived_ns, self._now_ns)
-        if self._hush_ns >= 0 or self._rest is not None or self._dry or ended_ns - arrived_ns > _QUEUED_NS_MAX:
+        if self._rest is not None or self._dry or ended_ns - arrived_ns > _QUEUED_NS_MAX:
+            return False
+        if self._tail_ns >= 0 and not self._tail_loud:
             return False
         if arrived_ns > ended_ns:
             if arrived_ns + self._jitter_buffer_ns - ended_ns >= _GAP_NS:
                 return False
+            self._end_tail()
             ended_ns = self.run_ns = arrived_ns + self._jitter_buffer_ns
-        last = len(self._queue) - 1
-        tail = <tuple>self._queue[last] if last >= 0 else None
-        if (
-            tail is not None
-            and tail[1] == ended_ns
-            and _solid(loud)
-            and len(<bytes>tail[2]) < _JOINED
-            and _solid(<bytes>tail[2])
-        ):
-            self._queue[last] = (tail[0], ended_ns + _FRAME_NS, <bytes>tail[2] + loud)
-        else:
-            self._queue.append((ended_ns, ended_ns + _FRAME_NS, loud))
+        if not all_loud:
+            self._end_tail()
+            self._queue.append((ended_ns, ended_ns + _FRAME_NS, PyBytes_FromStringAndSize(loud, windows)))
+        elif self._tail_ns < 0:
+            self._tail_ns, self._tail_loud = ended_ns, True
         self.tells_ns = 0
         self._whole_ns = self.ended_ns = ended_ns + _FRAME_NS
         return True
-
-
-cdef inline bint _solid(bytes loud) noexcept:
-    """Whether all of it is."""
-    return memchr(PyBytes_AS_STRING(loud), 0, PyBytes_GET_SIZE(loud)) is NULL
 
 
 cdef class SpeakingState:
@@ -177,7 +166,7 @@ cdef char* _digits(char* at, long long number) noexcept:
 
 
 cdef class LegState:
-    cdef public long long wakes_ns, _sent
+    cdef public long long wakes_ns, _sent, _offset_ns, _looks_after_ns
     cdef public object _tape, _ended
     cdef public DisturbanceState disturbance
     cdef public StreamState _stream
@@ -213,13 +202,67 @@ cdef class LegState:
         self._sent += 1
         return True
 
+    cdef bint sounds_on(self, long long now_ns) noexcept:
+        """Nothing can be told of what sounds until the sound behind the queue will have been over for a hangover."""
+        cdef PlayoutState playout = self._playout
+        cdef long long wakes_ns
+        if not self._steady or playout._tail_ns < 0 or not playout._tail_loud:
+            return False
+        if playout._tail_ns + _FRAME_NS > self._offset_ns:  # a frame of sound is enough to be sure that it goes on
+            return False
+        wakes_ns = playout._whole_ns + self._looks_after_ns
+        if wakes_ns <= now_ns:
+            return False
+        self.wakes_ns = wakes_ns
+        return True
+
+
+cdef void _fetch_ticks(tuple slots, Py_ssize_t at) noexcept:
+    """What the next ticks touch, one step of the way from a slot to its socket with each: of a thousand calls nothing
+    is in the nearer caches when its turn comes, and a step begins where the last one ends."""
+    cdef Py_ssize_t left = PyTuple_GET_SIZE(slots) - at
+    cdef void* leg
+    cdef void* stream
+    cdef void* ear
+    if left > 5:
+        _fetch(<void*>PyTuple_GET_ITEM(slots, at + 5), 2)
+    if left > 4:
+        _fetch(_leg_at(slots, at + 4), 3)
+    if left > 3:
+        leg = _leg_at(slots, at + 3)
+        if leg is not NULL:
+            _fetch(_stream_of(leg), 2)
+            _fetch(<void*>(<LegState>leg)._speaking, 1)
+    if left > 2:
+        stream = _stream_of(_leg_at(slots, at + 2))
+        if stream is not NULL:
+            _fetch(<void*>(<StreamState>stream).ear, 3)
+            _fetch(<void*>(<StreamState>stream).head, 3)
+            _fetch(<void*>(<StreamState>stream).tail, 1)
+    if left > 1:
+        stream = _stream_of(_leg_at(slots, at + 1))
+        if stream is not NULL:
+            ear = _some(<void*>(<StreamState>stream).ear)
+            if ear is not NULL:
+                _fetch(<void*>(<Ear>ear).outlet, 3)
+
+
+cdef inline void* _leg_at(tuple slots, Py_ssize_t at) noexcept:
+    return _some(<void*>(<Slot>PyTuple_GET_ITEM(slots, at)).leg)
+
+
+cdef inline void* _stream_of(void* leg) noexcept:
+    return NULL if leg is NULL else _some(<void*>(<LegState>leg)._stream)
+
 
 def tick_all(tuple slots, long long due_ns, object now_ns, array.array latenesses, object failed):
     """As in `plain`."""
     cdef Slot slot
-    cdef Py_ssize_t count
+    cdef Py_ssize_t i, count
     cdef long long at_ns
-    for slot in slots:
+    for i in range(PyTuple_GET_SIZE(slots)):
+        _fetch_ticks(slots, i)
+        slot = <Slot>PyTuple_GET_ITEM(slots, i)
         if not slot.attached:
             continue
         try:
@@ -233,7 +276,9 @@ def tick_all(tuple slots, long long due_ns, object now_ns, array.array latenesse
             latenesses.data.as_longlongs[count] = _now(now_ns) - due_ns
     at_ns = _now(now_ns)
     for slot in slots:
-        if slot.attached and slot.after is not None and (slot.leg is None or slot.leg.wakes_ns <= at_ns):
+        if not slot.attached or slot.after is None:
+            continue
+        if slot.leg is None or (slot.leg.wakes_ns <= at_ns and not slot.leg.sounds_on(at_ns)):
             slot.after()
 
 
@@ -306,16 +351,17 @@ cdef class Meter:
         return PyBytes_FromStringAndSize(found, self.windows)
 
     cdef int measure(self, const char* payload, char* loud) noexcept:
-        """`payload_bytes` characters to `windows` octets: 1 if one of them is loud, 0 if none is, -1 for no base64."""
+        """`payload_bytes` characters to `windows` octets; -1 for no base64, else as `judge`."""
         cdef unsigned char octets[OCTETS_MAX + 3]
         if not _decoded(<const unsigned char*>payload, self.payload_bytes, self._padding, octets):
             return -1
         return self.judge(octets, loud)
 
-    cdef bint judge(self, const unsigned char* octets, char* loud) noexcept:
+    cdef int judge(self, const unsigned char* octets, char* loud) noexcept:
+        """0 if no window is loud, 2 if all are, else 1."""
         cdef Py_ssize_t window, i, at = 0
         cdef long long total, power
-        cdef int sample, any_loud = 0
+        cdef int sample, loud_ones = 0
         cdef double n = <double>self._window_samples
         for window in range(self.windows):
             total = power = 0
@@ -333,8 +379,8 @@ cdef class Meter:
                 power += <long long>sample * sample
             # The power without its constant part.
             loud[window] = <double>power - <double>total * <double>total / n >= self._least_power
-            any_loud |= loud[window]
-        return any_loud
+            loud_ones += loud[window]
+        return (loud_ones > 0) + (loud_ones == self.windows)
 
 
 def meter_of(Py_ssize_t frame_bytes, Py_ssize_t window_samples, bytes decoding, bint little_endian, double least_power):
@@ -435,6 +481,7 @@ cdef class Ear(WSListener):
         cdef long long at_ns = self.arrived_ns or now_ns
         cdef char loud[OCTETS_MAX]
         cdef Py_ssize_t before, after
+        cdef bint taken
         if stream.before is None or leg is None or leg._ended is not None:
             return False
         if leg._meter is None or leg._tape is not None or leg._undecoded or self._handed == self._inbox.reads:
@@ -450,12 +497,13 @@ cdef class Ear(WSListener):
         if found < 0:
             return False
         stream._received += 1  # before it is heard: it may be the last of its call
-        if found or not leg._playout.hushed(at_ns):
-            windows = PyBytes_FromStringAndSize(loud, leg._meter.windows)
-            if not (found and leg._steady and leg._playout.went_on(windows, at_ns)):
-                if not leg.take_windows(windows, at_ns):
-                    stream._received -= 1
-                    return False
+        if not found:
+            taken = leg._playout.hushed(at_ns)
+        else:
+            taken = leg._steady and leg._playout.went_on(loud, leg._meter.windows, found == 2, at_ns)
+        if not taken and not leg.take_windows(PyBytes_FromStringAndSize(loud, leg._meter.windows), at_ns):
+            stream._received -= 1
+            return False
         self._taken += 1
         if self._taken == _TOLD_AFTER:
             self._tell()
@@ -490,7 +538,7 @@ cdef class Ear(WSListener):
         transport, self._transport = self._transport, None
         if intake is None:
             return
-        intake.remove((<WSTransport>transport)._socket)
+        intake.remove((<WSTransport>transport)._socket, self)
         if resume and not transport.is_disconnected:
             transport.underlying_transport.resume_reading()
 
@@ -498,7 +546,11 @@ cdef class Ear(WSListener):
         """Read once, take the frames that can be taken, and hand on the rest. data: room for `READ_MAX` octets."""
         cdef Py_ssize_t size
         cdef long long arrived_ns
+        if self._intake is None:
+            return 0
         size = busyhour_receive(self._transport._socket, data, READ_MAX, &arrived_ns)
+        if size == READ_MAX or (size < 0 and errno == EINTR):
+            self._intake.again(self._transport._socket, self)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
@@ -599,6 +651,27 @@ cdef class EarIntake(Intake):
 
     cdef int read(self, object reader, char* data) except -1:
         return (<Ear>reader).readable(data)
+
+    cdef void ahead(self, epoll_event* events, int count) noexcept:
+        """As `_fetch_ticks`."""
+        cdef void* stream
+        cdef void* leg
+        if count > 4:
+            _fetch(events[4].data.ptr, 3)
+        if count > 3:
+            _fetch(<void*>(<Ear>events[3].data.ptr).stream, 2)
+            _fetch(<void*>(<Ear>events[3].data.ptr)._transport, 3)
+        if count > 2:
+            stream = _some(<void*>(<Ear>events[2].data.ptr).stream)
+            if stream is not NULL:
+                _fetch(<void*>(<StreamState>stream).leg, 3)
+                _fetch(<void*>(<StreamState>stream).before, 2)
+                _fetch(<void*>(<StreamState>stream).after, 1)
+        if count > 1:
+            stream = _some(<void*>(<Ear>events[1].data.ptr).stream)
+            leg = NULL if stream is NULL else _some(<void*>(<StreamState>stream).leg)
+            if leg is not NULL:
+                _fetch(<void*>(<LegState>leg)._playout, 2)
 
 
 def ear_of(socket):

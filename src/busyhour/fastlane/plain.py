@@ -50,7 +50,8 @@ class PlayoutState:
     _jitter_buffer_ns: int
     _dry: bool
     _whole_ns: int
-    _hush_ns: int  # NO_HUSH: none
+    _tail_ns: int  # NO_TAIL: none
+    _tail_loud: bool  # whether there is one, and it is
     _now_ns: int
     _queue: deque[tuple[int, int, bytes]]
     _rest: Any
@@ -86,6 +87,8 @@ class LegState:
 
     wakes_ns: int  # before this, `after` of its slot has nothing to do
     _steady: bool  # and that stays so, when sound comes behind sound
+    _offset_ns: int  # while it is steady: when it will have been silent for a hangover, if nothing loud comes
+    _looks_after_ns: int  # so long after the end of what sounds, if it is steady
     disturbance: Any  # a Disturbance
     _stream: StreamState | None  # where its frames go, if they go there only
     _speaking: Any

@@ -169,7 +169,7 @@ cdef class ConnectionState:
         """The transport reads again, if it is to resume."""
         intake, self._intake = self._intake, None
         if intake is not None:
-            (<AnswerIntake>intake).remove(self._fd)
+            (<AnswerIntake>intake).remove(self._fd, self)
             if resume and not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -198,8 +198,13 @@ cdef class ConnectionState:
         return True
 
     cdef int readable(self, char* data) except -1:
-        cdef Py_ssize_t head = 0, size = recv(self._fd, data, READ_MAX, MSG_DONTWAIT)
+        cdef Py_ssize_t head = 0, size
         cdef int status = 0
+        if self._intake is None:
+            return 0
+        size = recv(self._fd, data, READ_MAX, MSG_DONTWAIT)
+        if size == READ_MAX or (size < 0 and errno == EINTR):
+            self._intake.again(self._fd, self)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size < 0:

@@ -95,6 +95,7 @@ class Leg(LegState):
         self._whole_tape = Tape(self._batch, record_ns) if record_ns else None
         self._tape = self._whole_tape  # while it turns
         self._early_ns = next(_EARLY_NS)
+        self._looks_after_ns = HANGOVER_NS - self._early_ns
         self._alert()
 
     # ------------------------------------------------------------ for the carrier
@@ -351,7 +352,7 @@ class Leg(LegState):
             self._wake()
         if self._tape is None and not playout.marks and not self._events:
             # While it sounds, what comes without a break can tell nothing new before the hangover would be over.
-            self._steady = speech.is_within(playout.run_ns)
+            self._steady, self._offset_ns = speech.is_within(playout.run_ns), speech.offset_ns
             tells_ns = speech.offset_ns if self._steady else playout.tells_ns
             self.wakes_ns = min(tells_ns, speech.offset_ns) if speech.sounding else tells_ns
             if self._steady and now_ns < self.wakes_ns - self._early_ns:

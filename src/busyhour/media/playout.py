@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from busyhour.errors import ProtocolError
-from busyhour.fastlane import JOINED_WINDOWS, NO_HUSH, PlayoutState
+from busyhour.fastlane import NO_TAIL, PlayoutState
 from busyhour.media.codec import FRAME_NS
 from busyhour.media.speech import WINDOW_NS, WINDOWS_PER_SECOND, loud_windows
 from busyhour.model import SECOND, Samples
@@ -23,11 +23,12 @@ from busyhour.model import SECOND, Samples
 QUEUED_NS_MAX = 30 * SECOND
 MARKS_MAX = 1_000
 _NEVER_NS = 1 << 62
+_SILENT, _LOUD = b"\0", b"\1"
 
 
 Stretch: TypeAlias = tuple[int, int, bytes]
 """(began_ns, ended_ns, loud): windows of 2.5 ms that were played one after the other, one octet each, 1 if loud. The
-last may be cut short. Plain, for there is one for each frame of every call: a named one takes six times as long."""
+last may be cut short. Plain, for there may be one for each frame of a call: a named one takes six times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Playout(PlayoutState):
         self._taken = 0  # windows of the first stretch that `played` has already told
         self._rest: Samples | None = None  # the unfinished window at the end of the run
         self._whole_ns = 0  # the end of the run's last whole window: where the rest begins
-        self._hush_ns = NO_HUSH  # behind the queue is silence from here to `_whole_ns`
+        self._tail_ns = NO_TAIL  # behind the queue all is loud, or nothing is, from here to `_whole_ns`:
+        self._tail_loud = False  # most of a sentence, and most of what is none, is neither stored nor copied
         self.tells_ns = _NEVER_NS  # before this `played(loud_only=True)` has nothing to tell, as the queue is now
         self.ended_ns = 0  # when all that is queued will have been played; in the past if the queue is dry
         self.run_ns = 0  # when the run began, or will begin, to play
@@ -79,12 +81,15 @@ class Playout(PlayoutState):
         self._admit(arrived_ns)
         began_ns = self._whole_ns
         ended_ns = began_ns + len(loud) * WINDOW_NS
-        if 1 in loud:
-            self._end_hush()
-            self._append(began_ns, ended_ns, loud)
+        some_loud, all_loud = 1 in loud, 0 not in loud
+        if some_loud and not all_loud:
+            self._end_tail()
+            self._queue.append((began_ns, ended_ns, loud))
+        elif self._tail_ns == NO_TAIL or self._tail_loud != all_loud:
+            self._end_tail()
+            self._tail_ns, self._tail_loud = began_ns, all_loud
+        if some_loud:
             self.tells_ns = 0
-        elif self._hush_ns == NO_HUSH:
-            self._hush_ns = began_ns
         self._whole_ns = self.ended_ns = ended_ns
         return True
 
@@ -98,7 +103,9 @@ class Playout(PlayoutState):
         """The short cut for most frames of a call: 20 ms of silence behind silence. False, and nothing done, if it is
         not that."""
         ended_ns = self.ended_ns
-        if self._hush_ns == NO_HUSH or ended_ns < self._now_ns or not 0 <= ended_ns - arrived_ns <= QUEUED_NS_MAX:
+        if self._tail_ns == NO_TAIL or self._tail_loud or ended_ns < self._now_ns:
+            return False
+        if not 0 <= ended_ns - arrived_ns <= QUEUED_NS_MAX:
             return False
         self._whole_ns = self.ended_ns = ended_ns + FRAME_NS
         return True
@@ -108,7 +115,7 @@ class Playout(PlayoutState):
         if not len(samples):  # else a jitter buffer would wait for nothing, and the queue be empty while it does
             return
         self._admit(arrived_ns)
-        self._end_hush()
+        self._end_tail()
         if self._rest is not None:
             samples = np.concatenate((self._rest, samples))
         windows, left = divmod(len(samples), self._window_samples)
@@ -129,8 +136,8 @@ class Playout(PlayoutState):
         """
         now_ns = max(now_ns, self._now_ns)
         self._now_ns = now_ns
-        if not loud_only:
-            self._end_hush()
+        if self._tail_loud or not loud_only:
+            self._end_tail()
         # An unfinished window can still be finished by audio that arrives just now; a moment later it cannot.
         if self._rest is not None and now_ns > self.ended_ns:
             self._finish_rest()
@@ -183,27 +190,18 @@ class Playout(PlayoutState):
         arrived_ns = max(arrived_ns, self._now_ns)
         if arrived_ns > self.ended_ns or self._dry:
             self._finish_rest()
-            self._end_hush()
+            self._end_tail()
             self._dry = False
             self._whole_ns = self.ended_ns = self.run_ns = arrived_ns + self._jitter_buffer_ns
         elif self.ended_ns - arrived_ns > QUEUED_NS_MAX:
             raise ProtocolError(f"more than {QUEUED_NS_MAX // SECOND} s of audio are waiting to be played")
 
-    def _append(self, began_ns: int, ended_ns: int, loud: bytes) -> None:
-        """Behind the queue. What is loud throughout, as most of a sentence is, makes a few long stretches."""
-        queue = self._queue
-        if queue and 0 not in loud:
-            first_ns, last_ns, before = queue[-1]
-            if last_ns == began_ns and len(before) < JOINED_WINDOWS and 0 not in before:
-                queue[-1] = first_ns, ended_ns, before + loud
-                return
-        queue.append((began_ns, ended_ns, loud))
-
-    def _end_hush(self) -> None:
-        """The silence behind the queue becomes part of it."""
-        if self._hush_ns != NO_HUSH:
-            self._queue.append((self._hush_ns, self._whole_ns, bytes((self._whole_ns - self._hush_ns) // WINDOW_NS)))
-            self._hush_ns = NO_HUSH
+    def _end_tail(self) -> None:
+        """What is behind the queue becomes part of it."""
+        if self._tail_ns != NO_TAIL:
+            windows = (self._whole_ns - self._tail_ns) // WINDOW_NS
+            self._queue.append((self._tail_ns, self._whole_ns, (_LOUD if self._tail_loud else _SILENT) * windows))
+            self._tail_ns, self._tail_loud = NO_TAIL, False
 
     def _finish_rest(self) -> None:
         """The run is over, maybe inside a window: judge what there is of it."""
