@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import socket
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -24,11 +25,16 @@ from tests.fastlane.rig import (
     media,
     websocket_frame,
 )
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from busyhour.carriers.agent_socket import Closed
 from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
 from busyhour.clock import SystemClock
+from busyhour.fastlane import tick_all
 from busyhour.media.codec import codec
 from busyhour.media.leg import Leg
 from busyhour.media.studio import Studio
@@ -135,6 +141,99 @@ def test_what_is_sent_is_the_same_to_the_octet() -> None:
     assert spoken(by_lane)
 
 
+class SlowAgent:
+    """Reads its socket when it is told to, and at no other time."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._listening.setblocking(False)
+        self.url = f"ws://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._protocol = ServerProtocol()
+
+    async def accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._socket, _ = await loop.sock_accept(self._listening)
+        self._listening.close()
+        while self._protocol.state is State.CONNECTING:
+            self._protocol.receive_data(await loop.sock_recv(self._socket, 65_536))
+            for request in self._protocol.events_received():
+                assert isinstance(request, Request)
+                self._protocol.send_response(self._protocol.accept(request))
+                self.send()
+
+    def send(self) -> None:
+        for data in self._protocol.data_to_send():
+            self._socket.send(data)
+
+    def read(self) -> None:
+        with suppress(BlockingIOError):
+            while data := self._socket.recv(65_536):
+                self._protocol.receive_data(data)
+
+    def numbers(self) -> list[int]:
+        """Of all that it was told so far."""
+        frames = [event for event in self._protocol.events_received() if isinstance(event, Frame)]
+        assert {frame.opcode for frame in frames} == {Opcode.TEXT}
+        return [int(json.loads(frame.data)["sequence_number"]) for frame in frames]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def congested(cause: str) -> list[int]:
+    """What an agent gets that has not read for a while, in the order in which it comes."""
+    agent, studio = SlowAgent(), Studio(StillClock())
+    async with studio.turning():
+        caller = Caller(studio, agent.url, by_lane=True)
+        accepted = asyncio.create_task(agent.accept())
+        await caller.open()
+        await accepted
+        transport, slot = caller.socket._socket._transport, caller.leg._slot
+        assert transport is not None
+        assert slot is not None
+        transport.underlying_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+        def tick() -> None:
+            tick_all((slot,), 0, studio.clock.now_ns, array("q"), lambda _slot, failure: pytest.fail(str(failure)))
+
+        agent._socket.sendall(2 * websocket_frame(1, media(TONE)))  # from now on the lane reads it, and sends
+        async with asyncio.timeout(20):
+            while transport.underlying_transport.is_reading():
+                studio.decode()
+                await asyncio.sleep(0)
+        for _ in range(5):
+            tick()
+        if cause == "frames":
+            while not transport.underlying_transport.get_write_buffer_size():
+                tick()
+        else:
+            caller.socket.say("something long", {"text": 60_000 * "."})
+        assert 0 < transport.underlying_transport.get_write_buffer_size() < 65_536
+        for _ in range(5):
+            agent.read()  # now the kernel has room, and the transport does not know it yet
+            tick()
+        async with asyncio.timeout(20):
+            while transport.underlying_transport.get_write_buffer_size():
+                agent.read()
+                await asyncio.sleep(0)
+        agent.read()
+        agent.close()
+        caller.leg.end(SECOND, "hung up")
+        caller.socket.close()
+        await caller.socket.closed()
+    assert caller.socket.counts.skipped == 0
+    return agent.numbers()
+
+
+@compiled
+@pytest.mark.parametrize("cause", ["frames", "an event"])
+def test_nothing_overtakes_what_the_socket_could_not_take(cause: str) -> None:
+    numbers = uvloop.run(congested(cause))
+    assert len(numbers) > 10
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None]:
     """A stream that gets this over a socket, so many octets at a time, and then a mark; how it ended, if it did."""
     talking = asyncio.Event()
@@ -218,6 +317,14 @@ def test_frames_are_the_same_however_they_are_cut(frames: list[str], cuts: list[
     assert b"".join(loud for _, _, loud in rig.leg._playout._queue) == expected
     assert rig.socket.counts.received == 2 + len(frames) - frames.count("ping")
     assert rig.socket.counts.malformed == frames.count("short")
+
+
+@compiled
+def test_all_is_read_when_more_has_come_than_is_read_at_once() -> None:
+    frames = ["silence"] * 900  # 200 KB; 65,536 octets of which end inside a frame
+    rig, expected = uvloop.run(cut(frames, []))
+    rig.leg._playout._end_tail()
+    assert b"".join(loud for _, _, loud in rig.leg._playout._queue) == expected
 
 
 @compiled

@@ -166,7 +166,7 @@ class AgentSocket(WSListener):
     def send(self, kind: WSMsgType, message: bytes) -> None:
         """Harmless on a closed socket."""
         if self._transport is not None and not self._closing:
-            self._transport.send(kind, message)
+            self._write(kind, message)
 
     def close(self, code: WSCloseCode = WSCloseCode.OK) -> None:
         """Close it from our side, and break it off if that takes long; what arrives from now on is not heard."""
@@ -269,9 +269,15 @@ class AgentSocket(WSListener):
             self.give_up(f"more than {FRAMES_PER_SECOND_MAX} frames in a second")
 
     def _let_out(self, transport: WSTransport | None) -> None:
-        self.outlet = None if transport is None else transport.send
+        self.outlet = None if transport is None else self._write
         if self.ear is not None:
             self.ear.outlet = transport
+
+    def _write(self, kind: WSMsgType, message: bytes) -> None:
+        assert self._transport is not None
+        if self.ear is not None:
+            self.ear.sent_beside()
+        self._transport.send(kind, message)
 
     def _count_anew(self, at_ns: int) -> None:
         """Allow as many frames again, if those allowed took a second: so often a look at the time is enough."""

@@ -17,6 +17,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
 
 import asyncio
+import os
 import sys
 import time
 

@@ -7,8 +7,8 @@ cdef int _TOLD_AFTER = 500  # frames taken here, before the socket is told of th
 
 cdef enum:
     OCTETS_MAX = 1920  # 20 ms of L16 at 48 kHz
-    ROOM = 14  # picows writes its header before the message,
-    SLACK = 64  # and may mask more than the message
+    ROOM = 14  # the header is written before the message,
+    SLACK = 64  # and more may be masked than the message
     MESSAGE_MAX = 4096
 
 
@@ -122,7 +122,7 @@ cdef class StreamState:
         end += tail_size
         self._sequence += 1
         self._sent += 1
-        self.ear.outlet.send_reuse_external_buffer(WSMsgType.TEXT, message + ROOM, end - message - ROOM)
+        self.ear.emit(message + ROOM, end - message - ROOM)
         return True
 
 
@@ -435,6 +435,7 @@ cdef class Ear(WSListener):
     cdef bint _handing_on
     cdef Intake _intake  # that reads the socket; None: its transport does
     cdef WSTransport _transport  # whose socket that is
+    cdef bint _through  # all that was sent is with the kernel: what comes next may be given to it directly
 
     def __init__(self, socket):
         self._socket, self._now_ns = socket, socket.now_ns
@@ -458,6 +459,7 @@ cdef class Ear(WSListener):
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
         if self._intake is None:
             self._seen_ns = _now(self._now_ns)
+            self._through = False  # picows may have answered it
             if frame.last_in_buffer and not frame.tail_size:
                 self._join(transport)
         if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:
@@ -511,6 +513,28 @@ cdef class Ear(WSListener):
             self._wheel.hurry()
         return True
 
+    def sent_beside(self):
+        """As in `plain`."""
+        self._through = False
+
+    cdef int emit(self, char* message, Py_ssize_t size) except -1:
+        """A text to the agent, of less than 64 KB; before it is `ROOM`, behind it `SLACK`."""
+        cdef WSTransport transport = self.outlet
+        cdef char* frame
+        cdef Py_ssize_t sent
+        if not self._through or transport.is_close_frame_sent or transport.is_disconnected:
+            transport.send_reuse_external_buffer(WSMsgType.TEXT, message, size)
+            self._through = self._intake is not None and not transport.underlying_transport.get_write_buffer_size()
+            return 0
+        frame = _framed(message, size)
+        size += message - frame
+        sent = send(transport._socket, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent != size:  # what the transport keeps is to be sent before anything else
+            self._through = False
+            sent = max(sent, 0)
+            transport.underlying_transport.write(PyBytes_FromStringAndSize(frame + sent, size - sent))
+        return 0
+
     # ------------------------------------------------------------ read directly
 
     cdef int _join(self, WSTransport transport) except -1:
@@ -534,6 +558,7 @@ cdef class Ear(WSListener):
 
     cpdef leave(self, bint resume):
         """The transport reads again, if it is to resume."""
+        self._through = False
         intake, self._intake = self._intake, None
         transport, self._transport = self._transport, None
         if intake is None:
@@ -591,7 +616,7 @@ cdef class Ear(WSListener):
         if not whole:
             self.leave(False)
         protocol = transport.underlying_transport.get_protocol()
-        self._handing_on = True
+        self._handing_on, self._through = True, False
         try:
             while size and not transport.is_disconnected:
                 view = protocol.get_buffer(-1)
@@ -607,6 +632,45 @@ cdef class Ear(WSListener):
         if not whole and self._intake is None and not transport.is_disconnected:
             transport.underlying_transport.resume_reading()
         return 0
+
+
+cdef char* _framed(char* message, Py_ssize_t size) except NULL:
+    """Mask a text of less than 64 KB and write its header before it (RFC 6455, 5.2): where that begins. Behind it up to
+    seven octets are changed."""
+    cdef unsigned char* frame = <unsigned char*>message - (8 if size >= 126 else 6)
+    cdef unsigned char* key = <unsigned char*>message - 4
+    cdef unsigned long long mask, eight
+    cdef Py_ssize_t at = 0
+    _next_key(key)
+    memcpy(&mask, key, 4)
+    mask |= mask << 32
+    while at < size:
+        memcpy(&eight, message + at, 8)
+        eight ^= mask
+        memcpy(message + at, &eight, 8)
+        at += 8
+    frame[0] = 0x81
+    frame[1] = 0x80 | (126 if size >= 126 else size)
+    if size >= 126:
+        frame[2], frame[3] = size >> 8, size & 0xFF
+    return <char*>frame
+
+
+cdef enum:
+    KEYS_BYTES = 4096
+
+cdef unsigned char _keys[KEYS_BYTES]  # no agent can foretell them (RFC 6455, 10.3)
+cdef Py_ssize_t _keys_used = KEYS_BYTES
+
+
+cdef int _next_key(unsigned char* key) except -1:
+    global _keys_used
+    if _keys_used == KEYS_BYTES:
+        memcpy(_keys, PyBytes_AS_STRING(os.urandom(KEYS_BYTES)), KEYS_BYTES)
+        _keys_used = 0
+    memcpy(key, _keys + _keys_used, 4)
+    _keys_used += 4
+    return 0
 
 
 cdef (Py_ssize_t, Py_ssize_t) _measured(const unsigned char* frame, Py_ssize_t size) noexcept:

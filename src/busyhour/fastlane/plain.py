@@ -112,6 +112,9 @@ class Ear(WSListener):
     def leave(self, resume: bool) -> None:
         """Read it no more; whether its transport is to."""
 
+    def sent_beside(self) -> None:
+        """To be called with whatever is sent by the transport: what the ear sends must not overtake it."""
+
 
 class Meter(Protocol):
     """Knows frames of 20 ms of one codec. Compiled only."""
