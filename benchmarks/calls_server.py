@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
-from calls_far_end import Agent, send_all
+from calls_far_end import Agent, Intake, send_all
 from picows import WSUpgradeRequest, ws_create_server
 
 from busyhour.clock import SystemClock
@@ -36,12 +36,17 @@ DELAY_NS = 300 * MS
 NOW = SystemClock().now_ns
 SILENCE = base64.b64encode(b"\xff" * 160)
 STREAM_ID = "f2a9b6c1-8a70-4c7e-9d43-0c6f1d0b7e55"
-CLEAR = json.dumps({"event": "clear", "stream_id": STREAM_ID}).encode()
+
+
+def text(message: dict[str, object]) -> bytes:
+    """In a WebSocket frame (RFC 6455, 5.2)."""
+    payload = json.dumps({**message, "stream_id": STREAM_ID}).encode()
+    size = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2)
+    return b"\x81" + size + payload
 
 
 def frame(octets: bytes) -> bytes:
-    payload = base64.b64encode(octets).decode()
-    return json.dumps({"event": "media", "stream_id": STREAM_ID, "media": {"payload": payload}}).encode()
+    return text({"event": "media", "media": {"payload": base64.b64encode(octets).decode()}})
 
 
 def tone() -> list[bytes]:
@@ -51,7 +56,7 @@ def tone() -> list[bytes]:
     return [frame(octets[i : i + 160]) for i in range(0, len(octets), 160)]
 
 
-SILENT, TONE = frame(b"\xff" * 160), tone()
+SILENT, TONE, CLEAR = frame(b"\xff" * 160), tone(), text({"event": "clear"})
 
 
 class Server:
@@ -63,6 +68,8 @@ class Server:
         self._places: dict[Agent, int] = {}
         self._slot_ns = FRAME_NS // SLOTS
         self._next = 0
+        self.intake = Intake()
+        asyncio.get_running_loop().add_reader(self.intake.fileno, self.intake.read_all)
         self.reset()
 
     def join(self, agent: Agent) -> None:
