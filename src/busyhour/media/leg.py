@@ -260,16 +260,15 @@ class Leg(LegState):
             raise RuntimeError("two listeners at once on one line")
         loop = asyncio.get_running_loop()
         while True:
-            heard = self._next(self._studio.decoded_ns)
-            if heard is not None:
-                return heard
             left_ns = until_ns - self._clock.now_ns()
             if left_ns <= 0:
                 self._studio.decode()
-                heard = self._next(self._studio.decoded_ns)
-                # What came before `until_ns` may wait to be read, in a process that was held up.
-                if heard is not None or self._studio.decoded_ns >= until_ns or left_ns < -UNREAD_NS_MAX:
-                    return heard
+            heard = self._next(self._studio.decoded_ns)
+            if heard is not None:
+                return heard
+            # What came before `until_ns` may wait to be read, in a process that was held up.
+            if left_ns <= 0 and (self._studio.decoded_ns >= until_ns or left_ns < -UNREAD_NS_MAX):
+                return None
             self._waiter = loop.create_future()
             # A loop that counts in milliseconds would turn through the last of them.
             timer = loop.call_later(max(left_ns, MS) / SECOND, self._wake)

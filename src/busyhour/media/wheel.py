@@ -26,7 +26,7 @@ PATIENCE_NS = SECOND
 QUIET_NS = SECOND // 2
 _QUIET_SLOTS = 2
 NEVER_NS = 1 << 62
-_COUNTED_AT_ONCE = 1000
+_COUNTED_AT_ONCE = 5_000
 
 
 @dataclass(eq=False, slots=True)
