@@ -37,9 +37,10 @@ class Rig:
     jitter_buffer_ns: int = 0
     told: list[tuple[int, object]] = field(default_factory=list)
     direct: bool = False  # the lane read the socket, at the end
+    shared: Studio | None = None
 
     def __post_init__(self) -> None:
-        self.studio = Studio(self.clock)
+        self.studio = self.shared or Studio(self.clock)
         pcmu = codec("PCMU")
         self.leg = Leg(
             studio=self.studio,

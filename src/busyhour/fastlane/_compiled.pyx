@@ -170,6 +170,8 @@ cdef class Intake:
     cdef int _epoll
     cdef bint _reading
     cdef long long _all_read_ns  # what had arrived by then has been read: what is read from now on is not older
+    cdef long long _round_ns  # when it was full and began to read as many as there are; 0: it was not full
+    cdef Py_ssize_t _round_left
     cdef object _loop
     cdef set _readers
     cdef list _left  # while it reads: an event may still name them
@@ -245,8 +247,17 @@ cdef class Intake:
         finally:
             self._reading = False
             self._left.clear()
-        if 0 <= count < SOCKETS_AT_ONCE:
-            self._all_read_ns = now_ns
+        if count < 0:
+            return
+        # What has arrived is told in the order in which it came: when as many were read as there are, all that was there
+        # at the beginning of the round is among them.
+        if not self._round_ns:
+            self._round_ns, self._round_left = now_ns, len(self._readers)
+        self._round_left -= count
+        if count < SOCKETS_AT_ONCE:
+            self._all_read_ns, self._round_ns = now_ns, 0
+        elif self._round_left <= 0:
+            self._all_read_ns, self._round_ns = self._round_ns, 0
 
     cdef int read_all(self) except -2:
         """Once each of the sockets that can be, at most `SOCKETS_AT_ONCE`: how many there were."""

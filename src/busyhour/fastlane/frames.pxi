@@ -427,6 +427,7 @@ cdef class Ear(WSListener):
     cdef public StreamState stream
     cdef readonly long long arrived_ns
     cdef long long _seen_ns  # when the last frame came that its transport has read
+    cdef long long _since_ns  # what has arrived now came no earlier than that
     cdef object _socket, _now_ns
     cdef WheelState _wheel
     cdef InboxState _inbox
@@ -463,7 +464,7 @@ cdef class Ear(WSListener):
             if frame.last_in_buffer and not frame.tail_size:
                 self._join(transport)
         if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:
-            if self._takes(frame.payload_ptr, frame.payload_size):
+            if self._takes(frame.payload_ptr, frame.payload_size, True):
                 return
         self._handed = self._inbox.reads
         if self._taken:
@@ -475,8 +476,12 @@ cdef class Ear(WSListener):
         self._socket.passed(taken)
         return 0
 
-    cdef bint _takes(self, char* message, Py_ssize_t size) except -1:
-        """`MediaSocket.heard` and all that comes of it; False, and nothing done, if it is to be asked."""
+    cdef bint _takes(self, char* message, Py_ssize_t size, bint last) except -1:
+        """`MediaSocket.heard` and all that comes of it; False, and nothing done, if it is to be asked.
+
+        last: of what was read at once, whose stamp is its own. One before it came some time since the last read: in
+        time, where it may have, for a gap that we may have made ourselves is none of the agent's.
+        """
         cdef StreamState stream = self.stream
         cdef LegState leg = stream.leg
         cdef long long now_ns = _now(self._now_ns)
@@ -499,6 +504,8 @@ cdef class Ear(WSListener):
         if found < 0:
             return False
         stream._received += 1  # before it is heard: it may be the last of its call
+        if not last and self.arrived_ns and self._since_ns <= leg._playout.ended_ns < at_ns:
+            at_ns = leg._playout.ended_ns
         if not found:
             taken = leg._playout.hushed(at_ns)
         else:
@@ -582,8 +589,8 @@ cdef class Ear(WSListener):
             self.leave(True)  # the transport will find out the same, and knows what to do
             return 0
         if arrived_ns and self._now_ns is _SYSTEM_NOW:
-            # No older than what was read before; it seems so when the clock on the wall is set.
-            self.arrived_ns = max(arrived_ns, self._intake._all_read_ns, self._seen_ns)
+            self._since_ns = max(self._intake._all_read_ns, self._seen_ns)
+            self.arrived_ns = max(arrived_ns, self._since_ns)  # else the clock on the wall was set
         try:
             self.take_all(data, size)
         finally:
@@ -596,7 +603,7 @@ cdef class Ear(WSListener):
             header, message = _measured(<unsigned char*>data, size)
             if header < 0 or message > size - header or not _is_plain_text(<unsigned char*>data, message):
                 break
-            if not self._takes(data + header, message):
+            if not self._takes(data + header, message, size == header + message):
                 break
             data += header + message
             size -= header + message

@@ -23,6 +23,7 @@ from busyhour.model import MS, SECOND, Audio, CallFailed, Clock, Heard, HeardKin
 from busyhour.recording import Sound
 
 UNHEARD_MAX = 1_000
+_ASKED_AGAIN_NS = 5 * MS
 # How much earlier than it must, each leg looks at what goes on sounding. What holds up the process befalls all that
 # sound, and a hangover later all would look at once, which holds it up again: it would get worse with every time.
 _EARLY_NS = (number * 154_508_497 % (HANGOVER_NS // 2) for number in count())  # the golden section of 250 ms
@@ -270,8 +271,9 @@ class Leg(LegState):
             if left_ns <= 0 and (self._studio.decoded_ns >= until_ns or left_ns < -UNREAD_NS_MAX):
                 return None
             self._waiter = loop.create_future()
-            # A loop that counts in milliseconds would turn through the last of them.
-            timer = loop.call_later(max(left_ns, MS) / SECOND, self._wake)
+            # A loop that counts in milliseconds would turn through the last of them; and what is still unread when the
+            # time is up will not be read the sooner for being asked after by every call.
+            timer = loop.call_later(max(left_ns, MS if left_ns > 0 else _ASKED_AGAIN_NS) / SECOND, self._wake)
             try:
                 await self._waiter
             finally:
