@@ -74,14 +74,18 @@ cdef class Agent(WSListener):
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
         self._heard(frame.msg_type, frame.payload_ptr, frame.payload_size)
         if self._intake is None and not transport.is_secure and frame.last_in_buffer and not frame.tail_size:
-            self._intake = self._server.intake
-            self._intake.add(transport._socket, self)
-            transport.underlying_transport.pause_reading()
+            intake = self._server.intake
+            if (<Intake>intake).add(transport._socket, self):
+                self._intake = intake
+                transport.underlying_transport.pause_reading()
 
     cdef int _heard(self, int kind, char* message, Py_ssize_t size) except -1:
         if kind == WSMsgType.CLOSE:
             self._transport.send_close()
             self._transport.disconnect()
+        elif kind == WSMsgType.PING and self._intake is not None:
+            self._through = False
+            self._transport.send_pong(PyBytes_FromStringAndSize(message, size))
         elif size > 16 and not memcmp(message, MEDIA, 16):
             self.received += 1
             if memmem(message, size, <char*>self._silence, len(self._silence)) is NULL:
@@ -98,29 +102,35 @@ cdef class Agent(WSListener):
         return 0
 
     cdef int read(self, char* data) except -1:
-        """What has come. data: room for twice `READ_MAX`."""
-        cdef Py_ssize_t kept = len(self._rest), size, header, message, at = 0
-        if self._intake is None:
-            return 0
-        memcpy(data, <char*>self._rest, kept)
-        size = recv(self._transport._socket, data + kept, READ_MAX, MSG_DONTWAIT)
-        if size <= 0:
-            if size == 0 or errno != EAGAIN:
+        """All that has come. data: room for twice `READ_MAX`."""
+        cdef Py_ssize_t kept, size
+        while self._intake is not None:
+            kept = len(self._rest)
+            memcpy(data, <char*>self._rest, kept)
+            size = recv(self._transport._socket, data + kept, READ_MAX, MSG_DONTWAIT)
+            if size < 0 and errno == EAGAIN:
+                break
+            if size <= 0 or not self._take_all(data, kept + size):
                 self._transport.disconnect(False)
-            return 0
-        size += kept
-        while True:
-            message = (data[at + 1] & 0x7F) if size - at >= 2 else 0
-            header = 6
-            if message == 126 and size - at >= 4:
+                break
+        return 0
+
+    cdef bint _take_all(self, char* data, Py_ssize_t size) except -1:
+        """The whole frames of it; False if one of 64 KB or more has begun, which no telephone sends."""
+        cdef Py_ssize_t header, message, at = 0
+        while size - at >= 8:
+            header, message = 6, data[at + 1] & 0x7F
+            if message == 127:
+                return False
+            if message == 126:
                 header, message = 8, <unsigned char>data[at + 2] << 8 | <unsigned char>data[at + 3]
-            if size - at < 8 or message == 127 or size - at < header + message:
+            if size - at < header + message:
                 break
             _unmask(data + at + header, message)
             self._heard(data[at] & 0x0F, data + at + header, message)
             at += header + message
         self._rest = PyBytes_FromStringAndSize(data + at, size - at) if at < size else b""
-        return 0
+        return size - at < READ_MAX
 
     # ------------------------------------------------------------ every 20 ms
 
@@ -168,22 +178,24 @@ cdef class Intake:
 
     cdef readonly int fileno
     cdef set _agents
-    cdef list _left  # an event may still name them
+    cdef list _gone  # an event may still name them
     cdef char _data[2 * READ_MAX]
 
     def __init__(self):
         self.fileno = epoll_create1(0)
-        self._agents, self._left = set(), []
+        self._agents, self._gone = set(), []
 
-    cdef int add(self, int fd, Agent agent) except -1:
+    cdef bint add(self, int fd, Agent agent) except -1:
+        """False if it cannot be read here."""
         cdef epoll_event event
         event.events, event.data.ptr = EPOLLIN | EPOLLRDHUP | EPOLLET, <void*>agent
+        if epoll_ctl(self.fileno, EPOLL_CTL_ADD, fd, &event) < 0:
+            return False
         self._agents.add(agent)
-        epoll_ctl(self.fileno, EPOLL_CTL_ADD, fd, &event)
-        return 0
+        return True
 
     cdef int remove(self, int fd, Agent agent) except -1:
-        self._left.append(agent)
+        self._gone.append(agent)
         self._agents.discard(agent)
         epoll_ctl(self.fileno, EPOLL_CTL_DEL, fd, NULL)
         return 0
@@ -193,7 +205,7 @@ cdef class Intake:
         cdef int i, count = epoll_wait(self.fileno, events, SOCKETS_AT_ONCE, 0)
         for i in range(count):
             (<Agent>events[i].data.ptr).read(self._data)
-        self._left.clear()
+        self._gone.clear()
 
 
 def send_all(list agents, int64_t due_ns, bytes silent, list tone, bytes clear):

@@ -16,6 +16,7 @@ from picows.picows import _make_test_ws_frame
 from busyhour import fastlane
 from busyhour.carriers.media_socket import MediaSocket
 from busyhour.carriers.telnyx.media import TelnyxFrames
+from busyhour.fastlane import NO_TAIL
 from busyhour.media.codec import codec
 from busyhour.media.leg import Leg
 from busyhour.media.playout import Playout
@@ -104,12 +105,12 @@ class Rig:
         }
 
 
-def untold(playout: Playout) -> list[int]:
-    """When its loud windows begin that are still to be told: however they are cut into stretches."""
-    playout._end_tail()
-    stretches = ((began_ns, enumerate(octets)) for began_ns, _, octets in playout._queue)
-    windows = [(began_ns + i * WINDOW_NS, loud) for began_ns, octets in stretches for i, loud in octets]
-    return [began_ns for began_ns, loud in windows[playout._taken :] if loud]
+def untold(playout: Playout) -> list[tuple[int, int]]:
+    """Its windows that are still to be told, however they are cut into stretches: when each begins, 1 if it is loud."""
+    windows = (playout._whole_ns - playout._tail_ns) // WINDOW_NS
+    tail = [] if playout._tail_ns == NO_TAIL else [(playout._tail_ns, 0, bytes([playout._tail_loud]) * windows)]
+    stretches = ((began_ns, enumerate(octets)) for began_ns, _, octets in [*playout._queue, *tail])
+    return [(began_ns + i * WINDOW_NS, loud) for began_ns, octets in stretches for i, loud in octets][playout._taken :]
 
 
 def media(octets: bytes) -> bytes:

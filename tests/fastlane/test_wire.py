@@ -234,8 +234,11 @@ def test_nothing_overtakes_what_the_socket_could_not_take(cause: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None]:
-    """A stream that gets this over a socket, so many octets at a time, and then a mark; how it ended, if it did."""
+async def fed(data: bytes, cuts: Sequence[int] = (), frames: int = 0) -> tuple[Rig, Closed | None]:
+    """A stream that gets this over a socket, so many octets at a time, and then a mark; how it ended, if it did.
+
+    frames: so many it is to get, and no mark behind them.
+    """
     talking = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -249,6 +252,7 @@ async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None
         )
         writer.write(head + proof + b"\r\n\r\n")
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await talking.wait()
         at = 0
         for size in [*cuts, len(data)]:
@@ -256,7 +260,8 @@ async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None
             at += size
             for _ in range(3):  # let it be read, or not: both is to be right
                 await asyncio.sleep(0)
-        writer.write(websocket_frame(1, MESSAGES["mark"][1]))
+        if not frames:
+            writer.write(websocket_frame(1, MESSAGES["mark"][1]))
         with suppress(OSError):
             await reader.read()
         writer.close()
@@ -267,18 +272,21 @@ async def fed(data: bytes, cuts: Sequence[int] = ()) -> tuple[Rig, Closed | None
         host, port = server.sockets[0].getsockname()
         await rig.socket.open(f"ws://{host}:{port}", headers={}, timeout_seconds=10)
         closed = asyncio.create_task(rig.socket.closed())
-        talking.set()
-        async with asyncio.timeout(20):
-            while not rig.leg._playout.marks and not closed.done():
-                rig.studio.decode()
-                await asyncio.sleep(0)
-        how = closed.result() if closed.done() else None
         transport = rig.socket._socket._transport
         assert transport is not None
-        rig.direct = not transport.underlying_transport.is_reading()
-        rig.socket.close()
-        await closed
-        server.close()
+        transport.underlying_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        talking.set()
+        try:
+            async with asyncio.timeout(20):
+                while not (rig.leg._playout.marks or closed.done() or 0 < frames == rig.socket.counts.received):
+                    rig.studio.decode()
+                    await asyncio.sleep(0)
+            how = closed.result() if closed.done() else None
+            rig.direct = not transport.underlying_transport.is_reading()
+        finally:
+            rig.socket.close()
+            await closed
+            server.close()
     return rig, how
 
 
@@ -321,10 +329,12 @@ def test_frames_are_the_same_however_they_are_cut(frames: list[str], cuts: list[
 
 @compiled
 def test_all_is_read_when_more_has_come_than_is_read_at_once() -> None:
-    frames = ["silence"] * 900  # 200 KB; 65,536 octets of which end inside a frame
-    rig, expected = uvloop.run(cut(frames, []))
-    rig.leg._playout._end_tail()
-    assert b"".join(loud for _, _, loud in rig.leg._playout._queue) == expected
+    tone, silence, short = (ON_THE_WIRE[name][0] for name in ("tone", "silence", "short"))
+    whole, rest = divmod(65_536, len(silence))  # what is read at once is to end where a frame does
+    assert rest % len(short) == 0
+    frames = [tone, *[short] * (rest // len(short)), *[silence] * (whole + 10)]
+    rig, _ = uvloop.run(fed(b"".join(frames), [len(tone)], frames=len(frames)))
+    assert rig.direct
 
 
 @compiled

@@ -171,16 +171,16 @@ cdef class Intake:
     cdef bint _reading
     cdef long long _all_read_ns  # what had arrived by then has been read: what is read from now on is not older
     cdef long long _round_ns  # when it was full and began to read as many as there are; 0: it was not full
-    cdef Py_ssize_t _round_left
+    cdef Py_ssize_t _round_open  # so many are still to be read in it
     cdef object _loop
     cdef set _readers
-    cdef list _left  # while it reads: an event may still name them
+    cdef list _gone  # while it reads: an event may still name them
 
     def __cinit__(self):
         self._epoll = -1
 
     def __init__(self):
-        self._readers, self._left = set(), []
+        self._readers, self._gone = set(), []
         self._loop = asyncio.get_running_loop()
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll >= 0:
@@ -206,18 +206,19 @@ cdef class Intake:
         return True
 
     cdef void again(self, int fd, object reader) noexcept:
-        """There may be more than was read."""
+        """There may be more than was read: be told of it once more. It cannot fail for a socket that was added."""
         self._told_of(EPOLL_CTL_MOD, fd, reader)
 
     cdef int _told_of(self, int what, int fd, object reader) noexcept:
-        """Be told when something arrives, and not (as by default) once more when it has been read."""
+        """By EPOLLET: of what arrives once, and not for as long as something is there. Who leaves something is to say so
+        by `again`."""
         cdef epoll_event event
         event.events, event.data.ptr = EPOLLIN | EPOLLRDHUP | EPOLLET, <void*>reader
         return epoll_ctl(self._epoll, what, fd, &event)
 
     cdef int remove(self, int fd, object reader) except -1:
         if self._reading:
-            self._left.append(reader)
+            self._gone.append(reader)
         self._readers.discard(reader)
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
         return 0
@@ -233,31 +234,32 @@ cdef class Intake:
         """All that had arrived by then has been read; no further back than a tenth of a second, for a loop that never
         comes to the end must hear, too."""
         if not self._readers or (not self._reading and not busyhour_is_readable(self._epoll)):
-            self._all_read_ns = now_ns
+            self._all_read_ns, self._round_ns = now_ns, 0
         else:
             self._all_read_ns = min(now_ns, max(self._all_read_ns, now_ns - _UNREAD_NS_MAX))
         return self._all_read_ns
 
     def _readable(self):
         cdef long long now_ns = busyhour_now_ns()
+        cdef Py_ssize_t readers = len(self._readers)
         cdef int count
         self._reading = True
         try:
             count = self.read_all()
         finally:
             self._reading = False
-            self._left.clear()
+            self._gone.clear()
         if count < 0:
             return
         # What has arrived is told in the order in which it came: when as many were read as there are, all that was there
         # at the beginning of the round is among them.
         if not self._round_ns:
-            self._round_ns, self._round_left = now_ns, len(self._readers)
-        self._round_left -= count
+            self._round_ns, self._round_open = now_ns, readers
+        self._round_open -= count
         if count < SOCKETS_AT_ONCE:
             self._all_read_ns, self._round_ns = now_ns, 0
-        elif self._round_left <= 0:
-            self._all_read_ns, self._round_ns = self._round_ns, 0
+        elif self._round_open <= 0:
+            self._all_read_ns, self._round_ns = max(self._all_read_ns, self._round_ns), 0
 
     cdef int read_all(self) except -2:
         """Once each of the sockets that can be, at most `SOCKETS_AT_ONCE`: how many there were."""
@@ -268,10 +270,10 @@ cdef class Intake:
             self.ahead(events + i, count - i)
             reader = <object>events[i].data.ptr
             try:
+                if events[i].events == EPOLLIN or events[i].events == EPOLLIN | EPOLLRDHUP:
+                    self.read(reader, data)
                 if events[i].events != EPOLLIN:  # an error, or the end
                     reader.leave(True)
-                else:
-                    self.read(reader, data)
             except BaseException as bug:
                 reader.failed(bug)
         return count

@@ -219,7 +219,8 @@ cdef class LegState:
 
 cdef void _fetch_ticks(tuple slots, Py_ssize_t at) noexcept:
     """What the next ticks touch, one step of the way from a slot to its socket with each: of a thousand calls nothing
-    is in the nearer caches when its turn comes, and a step begins where the last one ends."""
+    is in the nearer caches when its turn comes, and a step begins where the last one ends. So the tick after next has
+    its stream there already, that after it its leg; each object has so many lines of the cache as are used of it."""
     cdef Py_ssize_t left = PyTuple_GET_SIZE(slots) - at
     cdef void* leg
     cdef void* stream
@@ -460,11 +461,11 @@ cdef class Ear(WSListener):
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
         if self._intake is None:
             self._seen_ns = _now(self._now_ns)
-            self._through = False  # picows may have answered it
+            self._through = False  # picows may have answered a ping before it
             if frame.last_in_buffer and not frame.tail_size:
                 self._join(transport)
         if self.stream is not None and frame.msg_type == WSMsgType.TEXT and frame.fin:
-            if self._takes(frame.payload_ptr, frame.payload_size, True):
+            if self._takes(frame.payload_ptr, frame.payload_size, not self._handing_on or frame.last_in_buffer):
                 return
         self._handed = self._inbox.reads
         if self._taken:
@@ -504,7 +505,7 @@ cdef class Ear(WSListener):
         if found < 0:
             return False
         stream._received += 1  # before it is heard: it may be the last of its call
-        if not last and self.arrived_ns and self._since_ns <= leg._playout.ended_ns < at_ns:
+        if not last and self.arrived_ns and not leg._playout._dry and self._since_ns <= leg._playout.ended_ns < at_ns:
             at_ns = leg._playout.ended_ns
         if not found:
             taken = leg._playout.hushed(at_ns)
@@ -531,7 +532,8 @@ cdef class Ear(WSListener):
         cdef Py_ssize_t sent
         if not self._through or transport.is_close_frame_sent or transport.is_disconnected:
             transport.send_reuse_external_buffer(WSMsgType.TEXT, message, size)
-            self._through = self._intake is not None and not transport.underlying_transport.get_write_buffer_size()
+            if self._intake is not None and not self._handing_on:
+                self._through = not transport.underlying_transport.get_write_buffer_size()
             return 0
         frame = _framed(message, size)
         size += message - frame
@@ -623,7 +625,7 @@ cdef class Ear(WSListener):
         if not whole:
             self.leave(False)
         protocol = transport.underlying_transport.get_protocol()
-        self._handing_on, self._through = True, False
+        self._handing_on, self._through = True, False  # picows answers pings
         try:
             while size and not transport.is_disconnected:
                 view = protocol.get_buffer(-1)
@@ -646,11 +648,13 @@ cdef char* _framed(char* message, Py_ssize_t size) except NULL:
     seven octets are changed."""
     cdef unsigned char* frame = <unsigned char*>message - (8 if size >= 126 else 6)
     cdef unsigned char* key = <unsigned char*>message - 4
+    cdef unsigned char twice[8]
     cdef unsigned long long mask, eight
     cdef Py_ssize_t at = 0
     _next_key(key)
-    memcpy(&mask, key, 4)
-    mask |= mask << 32
+    memcpy(twice, key, 4)
+    memcpy(twice + 4, key, 4)
+    memcpy(&mask, twice, 8)
     while at < size:
         memcpy(&eight, message + at, 8)
         eight ^= mask
