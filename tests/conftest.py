@@ -1,12 +1,17 @@
 """For all tests: how long one example of a property takes says something of the machine only; the long begin first."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what is to run in the background; what the tests start would inherit it, and outlive its Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
