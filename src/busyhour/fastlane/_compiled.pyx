@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The compiled fast lane; what it is for stands in `__init__`, what the attributes mean in `plain`.
 
-Here is what its two parts share, the way of a frame (frames.pxi) and that of a request (requests.pxi).
+Here is what its two parts share: the way of a frame (frames.pxi, with sound.pxi and websocket.pxi) and that of a request
+(requests.pxi).
 
 Nothing here decides what Python would decide otherwise (docs/decisions/0021 names the exceptions): what is not exactly
 as expected is left to it, before anything was changed. tests/fastlane/ holds both against one another.
@@ -279,5 +280,7 @@ cdef class Intake:
         return count
 
 
+include "sound.pxi"
+include "websocket.pxi"
 include "frames.pxi"
 include "requests.pxi"
