@@ -147,7 +147,7 @@ cdef class Agent(WSListener):
         return 0
 
     cdef int _say(self, bytes frame) except -1:
-        """A text in its WebSocket frame. To ask the transport costs a sixth of all: only after it had to keep some."""
+        """A text in its WebSocket frame. The transport, which is slow to ask, is asked after it had to keep some."""
         cdef Py_ssize_t sent = 0
         if self._transport.is_disconnected or self._transport.is_close_frame_sent:
             return 0

@@ -394,16 +394,16 @@ cdef class Ear(WSListener):
             return False
         if memcmp(message + size - after, PyBytes_AS_STRING(stream.after), after):
             return False
-        cdef int found = leg._meter.measure(message + before, loud)
-        if found < 0:
+        cdef Loudness found = leg._meter.measure(message + before, loud)
+        if found == NO_FRAME:
             return False
         stream._received += 1  # before it is heard: it may be the last of its call
         if not last and self.arrived_ns and not leg._playout._dry and self._since_ns <= leg._playout.ended_ns < at_ns:
             at_ns = leg._playout.ended_ns
-        if not found:
+        if found == NONE_LOUD:
             taken = leg._playout.hushed(at_ns)
         else:
-            taken = leg._steady and leg._playout.went_on(loud, leg._meter.windows, found == 2, at_ns)
+            taken = leg._steady and leg._playout.went_on(loud, leg._meter.windows, found == ALL_LOUD, at_ns)
         if not taken and not leg.take_windows(PyBytes_FromStringAndSize(loud, leg._meter.windows), at_ns):
             stream._received -= 1
             return False

@@ -4,6 +4,13 @@ cdef enum:
     OCTETS_MAX = 1920  # 20 ms of L16 at 48 kHz
 
 
+cdef enum Loudness:  # of the windows of a frame
+    NO_FRAME = -1
+    NONE_LOUD = 0
+    SOME_LOUD = 1
+    ALL_LOUD = 2
+
+
 @cython.final
 cdef class Meter:
     """Which windows of a frame are loud (`media.speech.loud_windows`), for frames of one codec in base64."""
@@ -30,7 +37,7 @@ cdef class Meter:
 
     def loud(self, bytes payload):
         cdef char found[OCTETS_MAX]
-        if len(payload) != self.payload_bytes or self.measure(PyBytes_AS_STRING(payload), found) < 0:
+        if len(payload) != self.payload_bytes or self.measure(PyBytes_AS_STRING(payload), found) == NO_FRAME:
             return None
         return PyBytes_FromStringAndSize(found, self.windows)
 
@@ -41,15 +48,15 @@ cdef class Meter:
         self.judge(<const unsigned char*>PyBytes_AS_STRING(octets), found)
         return PyBytes_FromStringAndSize(found, self.windows)
 
-    cdef int measure(self, const char* payload, char* loud) noexcept:
-        """`payload_bytes` characters to `windows` octets; -1 for no base64, else as `judge`."""
+    cdef Loudness measure(self, const char* payload, char* loud) noexcept:
+        """`payload_bytes` characters to `windows` octets; NO_FRAME for no base64."""
         cdef unsigned char octets[OCTETS_MAX + 3]
         if not _decoded(<const unsigned char*>payload, self.payload_bytes, self._padding, octets):
-            return -1
+            return NO_FRAME
         return self.judge(octets, loud)
 
-    cdef int judge(self, const unsigned char* octets, char* loud) noexcept:
-        """0 if no window is loud, 2 if all are, else 1."""
+    cdef Loudness judge(self, const unsigned char* octets, char* loud) noexcept:
+        """The octets of a frame to `windows` octets, 1 for what is loud."""
         cdef Py_ssize_t window, i, at = 0
         cdef long long total, power
         cdef int sample, loud_ones = 0
@@ -71,7 +78,9 @@ cdef class Meter:
             # The power without its constant part.
             loud[window] = <double>power - <double>total * <double>total / n >= self._least_power
             loud_ones += loud[window]
-        return (loud_ones > 0) + (loud_ones == self.windows)
+        if loud_ones == self.windows:
+            return ALL_LOUD
+        return SOME_LOUD if loud_ones else NONE_LOUD
 
 
 def meter_of(Py_ssize_t frame_bytes, Py_ssize_t window_samples, bytes decoding, bint little_endian, double least_power):
